@@ -75,13 +75,19 @@ def build(folder: Path, *, seed: int = 0) -> Path:
         ModuleNotFoundError: a package of the extra `demo` is not installed.
     """
     import torch
+
+    tokenizer, kept = small_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = assemble(small_language_model(tokenizer, kept), trained_tower(), tokenizer)
+    return save(model, tokenizer, folder)
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """Write the model and its processor, with the demo's chat template, in `folder`; return `folder`."""
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    tokenizer, kept = _tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _assemble(_language_model(tokenizer, kept), _tower(), tokenizer)
     side = model.config.vision_config.image_size
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
@@ -100,7 +106,7 @@ def build(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _assemble(
+def assemble(
     language_model: LlamaForCausalLM,
     tower: EfficientNetLiteModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -127,7 +133,7 @@ def _assemble(
     return model.eval()
 
 
-def _tower() -> EfficientNetLiteModel:
+def trained_tower() -> EfficientNetLiteModel:
     """EfficientNet-Lite0 with its ImageNet weights, frozen."""
     import torch
 
@@ -141,7 +147,7 @@ def _tower() -> EfficientNetLiteModel:
     return tower.requires_grad_(False)
 
 
-def _tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
+def small_tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
     """WordLlama's tokenizer cut to its most frequent tokens, and which of its rows were kept.
 
     Byte-pair tokens stand in the order of their merges and letters in the order of their frequency, so
@@ -174,7 +180,9 @@ def _tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
     return tokenizer, kept
 
 
-def _language_model(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> LlamaForCausalLM:
+def small_language_model(
+    tokenizer: PreTrainedTokenizerFast, kept: list[int], layers: int = LAYERS
+) -> LlamaForCausalLM:
     """A random Llama of a few layers over WordLlama's embeddings of the kept tokens."""
     import torch
     from safetensors.torch import load_file
@@ -187,7 +195,7 @@ def _language_model(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> Llam
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=tokenizer.model_max_length,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,12 @@ from torch import nn
 
 from lifelong.models.load import VisionLanguageModel
 
-See = Callable[[int, int, torch.Tensor], None]
-"""Told (layer, sample, block): the (rows, columns) float32 attention of one sample, averaged over heads."""
+See = Callable[[int, torch.Tensor, torch.Tensor], None]
+"""Told (layer, samples, block): (s,) rows of the batch and their (s, rows, columns) float32 attention, averaged over
+heads: zero where a sample has fewer rows or columns than another."""
+
+CHUNK_ELEMENTS = 1 << 24
+"""Largest number of attention weights that exist at once (64 MiB in float32)."""
 
 _WATCHED = "lifelong_watched"
 
@@ -29,8 +34,8 @@ def watching(
 ) -> Iterator[None]:
     """While the block runs, tell `see` how each sample's `rows` attend to its `columns` in the decoder's `layers`.
 
-    rows, columns: (b, t) bool tokens; a sample that lacks either is not told of. Attention weights are
-    those after the softmax over all tokens that the model attends to; one forward at a time.
+    rows, columns: (b, t) bool tokens, in a block in their order; a sample that lacks either is not told of. Attention
+    weights are those after the softmax over all tokens that the model attends to; one forward at a time.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,11 +45,16 @@ def watching(
     configs = {id(module.config): module.config for module in attention}
     (base,) = {config._attn_implementation for config in configs.values()}
     attend = _function(ALL_ATTENTION_FUNCTIONS, base, attention[0])
+    samples = (rows.any(1) & columns.any(1)).nonzero()[:, 0]
+    asked, seen = packed(rows[samples]), packed(columns[samples])
 
     def watched(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
-        if id(module) in numbers:
+        if id(module) in numbers and len(samples):
+            scale = options.get("scaling") or query.shape[-1] ** -0.5
             with torch.no_grad():
-                _tell(see, numbers[id(module)], query, key, mask, options.get("scaling"), rows, columns)
+                for part in _chunks(len(samples), query.shape[1] * asked.index.shape[1] * key.shape[2]):
+                    block = _block(query, key, mask, scale, samples[part], asked[part], seen[part])
+                    see(numbers[id(module)], samples[part], block)
         return attend(module, query, key, value, mask, **options)
 
     ALL_ATTENTION_FUNCTIONS.register(_WATCHED, watched)
@@ -73,36 +83,70 @@ def _function(functions: Any, base: str, module: nn.Module) -> Any:
     return functions.get_interface(base, eager)
 
 
-def _tell(
-    see: See,
-    layer: int,
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The chosen ones of each sample's t tokens, moved to the front. index: (b, m) positions, 0 where there are fewer;
+    there: (b, m) bool, where there is one."""
+
+    index: torch.Tensor
+    there: torch.Tensor
+
+    def __getitem__(self, samples: slice) -> Packed:
+        return Packed(self.index[samples], self.there[samples])
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        """(b, m, …) of the chosen tokens, of (b, t, …) values of all; of one that is not there, the first's."""
+        sample = torch.arange(len(values), device=values.device)[:, None]
+        return values[sample, self.index]
+
+
+def packed(chosen: torch.Tensor) -> Packed:
+    """Of (b, t) bool."""
+    count = chosen.sum(1)
+    order = torch.argsort(~chosen, dim=1, stable=True)
+    width = int(count.max()) if len(count) else 0
+    there = torch.arange(width, device=chosen.device) < count[:, None]
+    return Packed(order[:, :width].masked_fill(~there, 0), there)
+
+
+def _chunks(samples: int, elements: int) -> Iterator[slice]:
+    """Slices of as many samples as may exist at once, each of `elements` weights."""
+    step = max(1, CHUNK_ELEMENTS // elements)
+    for start in range(0, samples, step):
+        yield slice(start, start + step)
+
+
+def _block(
     query: torch.Tensor,
     key: torch.Tensor,
     mask: torch.Tensor | None,
-    scaling: float | None,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-) -> None:
-    """query: (b, heads, t, d); key: (b, key-value heads, t, d); mask: as the implementation has it, or None."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    for sample in range(len(query)):
-        asked, seen = rows[sample].nonzero()[:, 0], columns[sample].nonzero()[:, 0]
-        if not len(asked) or not len(seen):
-            continue
-        q = query[sample][:, asked].float()
-        k = key[sample].float()
-        k = k.repeat_interleave(len(q) // len(k), dim=0)
-        scores = q @ k.transpose(1, 2) * scale + _mask_rows(mask, sample, asked, k.shape[1])
-        see(layer, sample, scores.softmax(-1).mean(0)[:, seen])
+    scale: float,
+    samples: torch.Tensor,
+    rows: Packed,
+    columns: Packed,
+) -> torch.Tensor:
+    """(s, rows, columns) float32: the mean over heads of the attention weights of `samples`.
+
+    query: (b, heads, t, d); key: (b, key-value heads, t, d); mask: as the implementation has it, or None.
+    """
+    q = rows.take(query[samples].transpose(1, 2)).transpose(1, 2).float()
+    k = key[samples].float()
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = (q * scale) @ k.transpose(2, 3)
+    scores = scores.masked_fill_(_blocked(mask, samples, rows, k.shape[2]), float("-inf"))
+    weights = scores.softmax(-1).mean(1).transpose(1, 2)
+    there = rows.there[:, :, None] & columns.there[:, None, :]
+    return columns.take(weights).transpose(1, 2).masked_fill(~there, 0.0)
 
 
-def _mask_rows(mask: torch.Tensor | None, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor:
-    """(1 or heads, rows, length): 0 where a row attends, -inf where it does not."""
-    position = torch.arange(length, device=rows.device)
-    blocked = (position[None, :] > rows[:, None])[None]
+def _blocked(mask: torch.Tensor | None, samples: torch.Tensor, rows: Packed, length: int) -> torch.Tensor:
+    """(s, 1 or heads, rows, length) bool: where a row does not attend."""
+    position = torch.arange(length, device=samples.device)
+    blocked = (position[None, None, :] > rows.index[:, :, None])[:, None]
     if mask is not None and mask.ndim == 2:  # flash attention: which tokens are not padding
-        blocked = blocked | ~mask[sample].bool()[None, None, :]
+        blocked = blocked | ~mask[samples].bool()[:, None, None, :]
     elif mask is not None:
-        part = mask[min(sample, len(mask) - 1)][:, rows, :length]
+        part = mask.expand(int(samples.max()) + 1, *mask.shape[1:]) if len(mask) == 1 else mask
+        part = rows.take(part[samples].transpose(1, 2)).transpose(1, 2)[..., :length]
         blocked = ~part if part.dtype == torch.bool else part < torch.finfo(part.dtype).min / 2
-    return torch.zeros(blocked.shape, device=rows.device).masked_fill(blocked, float("-inf"))
+    return blocked

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lifelong.measure.attention import watching
+from lifelong.measure.attention import packed, watching
 from lifelong.models.encode import Batch
 from lifelong.models.load import VisionLanguageModel
 
@@ -24,13 +24,13 @@ class CrossModal:
     """Collects while a forward runs.
 
     weights: sample → attention of its instruction to each of its image tokens, first layer;
-    total: sample → attention of its text tokens to its image tokens, summed over all layers;
-    states: (b, t, h) hidden states after the first layer.
+    total: (b, text, image) attention of the text tokens to the image tokens, summed over all layers, zero where
+    a sample has fewer of them; states: (b, t, h) hidden states after the first layer.
     """
 
     batch: Batch
     weights: dict[int, torch.Tensor] = field(default_factory=dict)
-    total: dict[int, torch.Tensor] = field(default_factory=dict)
+    total: torch.Tensor | None = None
     states: torch.Tensor | None = None
 
     def attended(self) -> torch.Tensor:
@@ -54,9 +54,11 @@ class CrossModal:
         Source: XMAS, arXiv 2510.01454, §4.
         """
         sums = torch.full((len(self.batch.image),), torch.nan, device=self.batch.image.device)
-        for sample, total in self.total.items():
-            if total.isfinite().all():
-                sums[sample] = torch.linalg.svdvals(total)[:TOP_SINGULAR_VALUES].sum()
+        if self.total is not None:
+            # The rows and columns of zeros that fill a sample's block up leave its singular values as they are.
+            known = self.total.isfinite().all(dim=(1, 2)) & self.batch.image.any(1)
+            values = torch.linalg.svdvals(self.total[known])
+            sums[known] = values[:, :TOP_SINGULAR_VALUES].sum(1)
         return sums
 
 
@@ -83,14 +85,21 @@ def cross_modal(
         yield found
         return
     text = batch.inputs["attention_mask"].bool() & ~batch.image
-    asks = [batch.instruction[sample][text[sample]] for sample in range(len(text))]
+    asks = batch.instruction & text
+    rows = packed(text)
+    images = batch.image.sum(1).tolist()
 
-    def see(layer: int, sample: int, block: torch.Tensor) -> None:
+    def see(layer: int, samples: torch.Tensor, block: torch.Tensor) -> None:
         if alignment:
-            found.total[sample] = found.total[sample] + block if sample in found.total else block
+            if found.total is None:
+                found.total = block.new_zeros(len(text), *block.shape[1:])
+            found.total[samples] += block
         if attended and layer == 0:
             # The mean over the instruction's tokens, of which there may be none.
-            found.weights[sample] = block[asks[sample]].sum(0) / asks[sample].sum().clamp_min(1)
+            asked = (rows.take(asks) & rows.there)[samples, : block.shape[1]]
+            means = (block * asked[..., None]).sum(1) / asked.sum(1).clamp_min(1)[:, None]
+            for sample, mean in zip(samples.tolist(), means, strict=True):
+                found.weights[sample] = mean[: images[sample]]
 
     def after_first(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         found.states = (output[0] if isinstance(output, tuple) else output).detach()

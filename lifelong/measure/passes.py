@@ -6,21 +6,24 @@ A sample's signals do not depend on its batch mates: padding is masked in the mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from lifelong.measure.answers import mean_by_sample, token_signals
 from lifelong.measure.crossmodal import cross_modal
-from lifelong.measure.gradients import lora_gradients, recording
-from lifelong.measure.projectors import Projector
+from lifelong.measure.gradients import recording
+from lifelong.measure.projectors import NormsOnly, Projector
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
 
 Arrays = dict[str, np.ndarray]
+
+NARROW_SHARE = 0.75
+"""Share of the positions from which on taking them apart costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +40,71 @@ class Predictions:
 
 
 @contextmanager
-def predictions(vlm: VisionLanguageModel, batch: Batch) -> Iterator[list[Predictions]]:
+def predictions(
+    vlm: VisionLanguageModel, batch: Batch, also: Literal["attention", "output"] | None = None
+) -> Iterator[list[Predictions]]:
     """Catch the hidden states before the head, and let the head see one position only.
 
-    The list holds one item after the model's forward has run inside the block.
+    The list holds one item after the model's forward has run inside the block. The last layer works on the
+    predicting positions only, beyond its keys and values, since nothing else is read of it; but in training, for its
+    dropout's draws and its checkpointing. also: what is read of the last layer at other positions too.
     """
     caught: list[Predictions] = []
     ids = batch.inputs["input_ids"]
     predicts = torch.zeros_like(batch.answer)
     predicts[:, :-1] = batch.answer[:, 1:]
+    rows, columns = predicts.nonzero(as_tuple=True)
 
     def before_head(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         (hidden,) = args
-        rows, columns = predicts.nonzero(as_tuple=True)
         caught.append(
             Predictions(hidden[rows, columns], ids[rows, columns + 1], rows, batch.answer.sum(1).float())
         )
         return (hidden[:, :1],)
 
-    handle = vlm.head.register_forward_pre_hook(before_head)
-    try:
+    with ExitStack() as stack:
+        stack.callback(vlm.head.register_forward_pre_hook(before_head).remove)
+        if also != "output" and not vlm.model.training:
+            names = ("o_proj", "mlp") if also else ("q_proj", "o_proj", "mlp")
+            parts = [part for name, part in vlm.decoder_layers[-1].named_modules() if _last(name) in names]
+            stack.enter_context(narrowed(parts, predicts))
         yield caught
-    finally:
-        handle.remove()
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+@contextmanager
+def narrowed(modules: Sequence[torch.nn.Module], wanted: torch.Tensor) -> Iterator[None]:
+    """Have modules that work on each position by itself do so at the `wanted` (b, t) ones only.
+
+    Their output is zero elsewhere. What they see still has a row for each sample. Where nearly all are wanted, all
+    are worked on.
+    """
+    rows, columns = wanted.nonzero(as_tuple=True)
+    slots = (wanted.cumsum(1) - 1)[rows, columns]
+    width = int(wanted.sum(1).max())
+    if width > NARROW_SHARE * wanted.shape[1]:
+        yield
+        return
+    # Samples with fewer wanted positions than others repeat their first; that is not read.
+    index = columns.new_zeros(len(wanted), width)
+    index[rows, slots] = columns
+
+    def before(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        states = args[0]
+        return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1])), *args[1:]
+
+    def after(_: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        full = output.new_zeros(*wanted.shape, output.shape[-1])
+        return full.index_put((rows, columns), output[rows, slots])
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_hook(after).remove)
+        yield
 
 
 class Pass(Protocol):
@@ -85,26 +130,38 @@ class AnswerPass:
     hidden: int | None = None
     attended: bool = False
     alignment: bool = False
+    modules: dict[str, Any] = field(init=False, repr=False)
+    """The adapted modules of `layers`, by layer and name."""
+
+    def __post_init__(self) -> None:
+        modules = {
+            f"{layer}.{name}": module
+            for layer in self.layers
+            for name, module in self.vlm.adapted(layer).items()
+        }
+        object.__setattr__(self, "modules", modules)
 
     def __call__(self, conversations: Sequence[Conversation]) -> Arrays:
-        """nll, el2n, entropy, answer_tokens, and if asked gradient_norm, alignment: (b,) float32; gradient:
+        """nll, el2n, entropy, answer_tokens, tokens, and if asked gradient_norm, alignment: (b,) float32; gradient:
         (b, dim) and hidden: (b, h) float32, rows L2-normalised; attended: (b, h) float32. What is of the
         image is NaN for conversations that have none.
 
         The gradient is that of a sample's mean answer-token loss. The pooled hidden state is the mean over
         its tokens, padding excepted.
         """
+        return self.signals(self.vlm.encoder.training(conversations))
+
+    def signals(self, batch: Batch) -> Arrays:
+        """The same of a batch that is encoded already."""
         vlm = self.vlm
-        batch = vlm.encoder.training(conversations).to(vlm.device)
-        modules = {
-            f"{layer}.{name}": module for layer in self.layers for name, module in vlm.adapted(layer).items()
-        }
+        batch = batch.to(vlm.device)
         first = vlm.decoder_layers[min(self.layers)] if self.layers else None
+        projection = (self.projector or NormsOnly()).batch(len(batch.answer), vlm.device)
         with (
-            recording(first, modules) as tape,
+            recording(first, self.modules, projection.add) as tape,
             pooling(vlm, self.hidden, batch) as pooled,
             cross_modal(vlm, batch, attended=self.attended, alignment=self.alignment) as bound,
-            predictions(vlm, batch) as caught,
+            predictions(vlm, batch, self._of_last_layer()) as caught,
         ):
             vlm.model(**batch.inputs, use_cache=False)
         (found,) = caught
@@ -115,10 +172,11 @@ class AnswerPass:
             "el2n": mean_by_sample(signals.el2n, found.sample, found.count),
             "entropy": mean_by_sample(signals.entropy, found.sample, found.count),
             "answer_tokens": found.count,
+            "tokens": batch.inputs["attention_mask"].sum(1),
         }
         if self.projector and signals.hidden_gradient is not None:
-            pieces = lora_gradients(modules, tape, found.hidden, signals.hidden_gradient)
-            vectors, arrays["gradient_norm"] = self.projector.project(pieces)
+            tape.backward(found.hidden, signals.hidden_gradient)
+            vectors, arrays["gradient_norm"] = projection.vectors()
             arrays["gradient"] = _unit_rows(vectors)
         if pooled:
             arrays["hidden"] = _unit_rows(pooled[0])
@@ -127,6 +185,13 @@ class AnswerPass:
         if self.alignment:
             arrays["alignment"] = bound.alignment()
         return {name: _array(tensor) for name, tensor in arrays.items()}
+
+    def _of_last_layer(self) -> Literal["attention", "output"] | None:
+        """What is read of all positions of the last layer."""
+        last = len(self.vlm.decoder_layers) - 1
+        if self.hidden == last or (self.attended and last == 0):
+            return "output"
+        return "attention" if self.alignment else None
 
 
 @contextmanager
@@ -161,7 +226,7 @@ class AlignmentPass:
         batch = self.vlm.encoder.training(conversations).to(self.vlm.device)
         with (
             cross_modal(self.vlm, batch, attended=False, alignment=True) as bound,
-            predictions(self.vlm, batch),
+            predictions(self.vlm, batch, "attention"),
         ):
             self.vlm.model(**batch.inputs, use_cache=False)
         return {"alignment": _array(bound.alignment())}
@@ -174,8 +239,10 @@ class ReadPass:
     vlm: VisionLanguageModel
 
     def __call__(self, conversations: Sequence[Conversation]) -> Arrays:
-        """answer_tokens: (b,) float32."""
-        return {"answer_tokens": _array(self.vlm.encoder.training(conversations).answer.sum(1))}
+        """answer_tokens, tokens: (b,) float32."""
+        batch = self.vlm.encoder.training(conversations)
+        tokens = batch.inputs["attention_mask"].sum(1)
+        return {"answer_tokens": _array(batch.answer.sum(1)), "tokens": _array(tokens)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +260,15 @@ class BlindPass:
         return {"nll_blind": blind}
 
 
-@torch.no_grad()
 def answer_nll(vlm: VisionLanguageModel, conversations: Sequence[Conversation]) -> np.ndarray:
     """(b,) float32: mean negative log-likelihood of each conversation's answer tokens, nats."""
-    batch = vlm.encoder.training(conversations).to(vlm.device)
+    return batch_nll(vlm, vlm.encoder.training(conversations))
+
+
+@torch.no_grad()
+def batch_nll(vlm: VisionLanguageModel, batch: Batch) -> np.ndarray:
+    """The same of a batch that is encoded already."""
+    batch = batch.to(vlm.device)
     with predictions(vlm, batch) as caught:
         vlm.model(**batch.inputs, use_cache=False)
     (found,) = caught

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import weakref
+
 import pytest
 import torch
 
 from lifelong.measure.answers import token_signals
-from lifelong.measure.gradients import lora_gradients, recording
+from lifelong.measure.gradients import recording
 from lifelong.measure.passes import AnswerPass, predictions
 from lifelong.measure.projectors import NormsOnly
 from lifelong.models.encode import Conversation
@@ -19,15 +20,17 @@ def batched(vlm: VisionLanguageModel, conversations: list[Conversation], layers:
     """As measuring computes them: {"layer.module.A": (b, size)}."""
     batch = vlm.encoder.training(conversations)
     modules = {f"{n}.{name}": module for n in layers for name, module in vlm.adapted(n).items()}
+    found_gradients: Gradients = {}
     with (
-        recording(vlm.decoder_layers[min(layers)], modules) as tape,
+        recording(vlm.decoder_layers[min(layers)], modules, found_gradients.__setitem__) as tape,
         predictions(vlm, batch) as caught,
     ):
         vlm.model(**batch.inputs, use_cache=False)
     (found,) = caught
     weights = (1.0 / found.count)[found.sample]
     signals = token_signals(vlm.logits, vlm.vocabulary, found.hidden, found.labels, weights)
-    return dict(lora_gradients(modules, tape, found.hidden, signals.hidden_gradient))
+    tape.backward(found.hidden, signals.hidden_gradient)
+    return found_gradients
 
 
 @pytest.mark.parametrize("layers", [[0], [1], [2], [0, 1, 2]], ids=str)
@@ -80,8 +83,8 @@ def test_hooks_go_when_the_forward_fails(vlm: VisionLanguageModel) -> None:
     before = hooks(vlm)
 
     def fail() -> None:
-        with recording(vlm.decoder_layers[0], vlm.adapted(0)):
-            assert hooks(vlm) == before + 1 + len(vlm.adapted(0))
+        with recording(vlm.decoder_layers[0], vlm.adapted(0), lambda name, piece: None):
+            assert hooks(vlm) == before + 1 + 2 * len(vlm.adapted(0))
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -91,10 +94,44 @@ def test_hooks_go_when_the_forward_fails(vlm: VisionLanguageModel) -> None:
 
 
 def test_nothing_below_the_lowest_layer_enters_the_graph(vlm: VisionLanguageModel) -> None:
-    below, inside = vlm.adapted(1), vlm.adapted(2)
+    below = {f"1.{name}": module for name, module in vlm.adapted(1).items()}
+    inside = {f"2.{name}": module for name, module in vlm.adapted(2).items()}
+    found: Gradients = {}
+    graph: dict[str, bool] = {}
+    watched = [
+        module.register_forward_hook(lambda m, args, y, name=name: graph.update({name: y.requires_grad}))
+        for name, module in (below | inside).items()
+    ]
     batch = vlm.encoder.training(mixed()[:2])
-    with recording(vlm.decoder_layers[2], {**{f"1.{n}": m for n, m in below.items()}, **inside}) as tape:
+    with (
+        recording(vlm.decoder_layers[2], below | inside, found.__setitem__) as tape,
+        predictions(vlm, batch) as caught,
+    ):
         vlm.model(**batch.inputs, use_cache=False)
-    graph = {name: output.requires_grad for name, output in tape.outputs.items()}
-    assert graph == {**dict.fromkeys((f"1.{n}" for n in below), False), **dict.fromkeys(inside, True)}
-    assert np.isfinite(tape.inputs["mlp.down_proj"].numpy()).all()
+    tape.backward(caught[0].hidden, torch.ones_like(caught[0].hidden))
+    for handle in watched:
+        handle.remove()
+    assert graph == {**dict.fromkeys(below, False), **dict.fromkeys(inside, True)}
+    assert found.keys() == {f"{name}.{part}" for name in inside for part in "AB"}
+
+
+def test_a_gradient_is_let_go_once_it_is_taken(vlm: VisionLanguageModel) -> None:
+    """No two modules' gradients are alive at once: memory does not grow with the number of layers."""
+    modules = {f"{n}.{name}": module for n in (0, 1, 2) for name, module in vlm.adapted(n).items()}
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def take(name: str, piece: torch.Tensor) -> None:
+        nonlocal most
+        alive.append(weakref.ref(piece))
+        most = max(most, sum(each() is not None for each in alive))
+
+    batch = vlm.encoder.training(mixed()[:4])
+    with (
+        recording(vlm.decoder_layers[0], modules, take) as tape,
+        predictions(vlm, batch) as caught,
+    ):
+        vlm.model(**batch.inputs, use_cache=False)
+    tape.backward(caught[0].hidden, torch.ones_like(caught[0].hidden))
+    assert len(alive) == 2 * len(modules)
+    assert most == 1

