@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -13,7 +12,13 @@ import numpy as np
 
 from policies.arrays import blocks, check_rows, unit_rows
 from policies.errors import PolicyError
+from policies.threads import one_thread
 
+_TRAINING = 16384  # vectors that centroids are trained on, at most; more where k asks for more
+_SEEDING = 4096  # points that k-means++ chooses among; 8 per cluster where that is more
+_BETWEEN = 2  # iterations of Lloyd's algorithm between two looks at the objective
+_SETTLED = 1e-3  # of the objective: a smaller change ends them
+_NOISE = np.float32(1e-6)  # of squared distances in float32, relative to the largest squared length
 _SEARCHED = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -53,19 +58,20 @@ class One(Clusterer):
 class KMeans(Clusterer):
     """k-means on the sample vectors (faiss), the same for a given generator on any number of threads.
 
-    It is trained on at most k × `points` vectors drawn at random, seeded by k-means++; every vector is then
-    assigned, a block at a time. `k=auto` (or 0) searches k among 2, 3, 4, 6, 8, 12 … 64, none above √n: the
-    curve of within-cluster sum of squares against log k, from k = 1 on, is scaled to the unit square, and the
-    k furthest below its chord (the elbow) is taken. Source: Adapt-∞ (arXiv 2410.10636) clusters gradients
-    with k = 10 and searches k with the within-cluster sum of squares; the elbow rule is ours. `k=root` is √n.
+    It is trained on k × `points` vectors drawn at random, but on 16384 where that is more and there are as many,
+    from greedy k-means++ seeds until the objective settles; every vector is then assigned, a block at a time.
+    `k=auto` (or 0) searches k among 2, 3, 4, 6, 8, 12 … 64, none above √n: the curve of within-cluster sum of
+    squares against log k, from k = 1 on, is scaled to the unit square, and the k furthest below its chord (the
+    elbow) is taken. Source: Adapt-∞ (arXiv 2410.10636) clusters gradients with k = 10 and searches k with the
+    within-cluster sum of squares; the elbow rule is ours. `k=root` is √n.
     """
 
     name: ClassVar[str] = "kmeans"
 
     k: int | Literal["auto", "root"] = 10  # number of clusters, or auto, or root: √n
     spherical: bool = True  # vectors and centroids on the unit sphere: clusters by cosine
-    iterations: int = 20  # of Lloyd's algorithm
-    points: int = 1024  # training vectors per cluster, at most
+    iterations: int = 20  # of Lloyd's algorithm, at most
+    points: int = 64  # training vectors per cluster, where that is more than 16384 in all
     merge: int = 0  # clusters of at most so many samples are merged into the nearest
     size: int = 0  # k is raised until clusters hold so many samples on average; 0: it stays
 
@@ -87,7 +93,7 @@ class KMeans(Clusterer):
         if n == 0:
             return Clusters(np.zeros(0, dtype=np.int32), np.zeros((0, vectors.shape[1]), np.float32), 0.0)
         check_rows(vectors, "kmeans", zeros=True)
-        with _one_faiss_thread():
+        with one_thread():
             k, tried = self._search(vectors, rng) if self.k in ("auto", 0) else (self._count(n), {})
             labels, objective = self._assign(vectors, centroids := self._fit(vectors, k, rng))
         used, dense = np.unique(labels, return_inverse=True)
@@ -131,19 +137,26 @@ class KMeans(Clusterer):
         import faiss
 
         n, d = vectors.shape
-        chosen = np.sort(rng.choice(n, min(n, k * self.points), replace=False))
+        chosen = rng.choice(n, min(n, max(_TRAINING, k * self.points)), replace=False)
         training = self._read(vectors[chosen])
         model = faiss.Kmeans(
             d,
             k,
-            niter=self.iterations,
             seed=int(rng.integers(2**31)),
             spherical=self.spherical,
             min_points_per_centroid=1,
-            max_points_per_centroid=self.points,
+            max_points_per_centroid=len(training),
         )
-        model.train(training, init_centroids=_plus_plus(training, k, rng))
-        return np.asarray(model.centroids, dtype=np.float32)
+        few = training[: max(_SEEDING, 8 * k)]
+        centroids, before = few[_plus_plus(few, k, rng)], np.inf
+        for done in range(0, self.iterations, _BETWEEN):
+            model.cp.niter = min(_BETWEEN, self.iterations - done)
+            objective = model.train(training, init_centroids=centroids)
+            centroids = np.asarray(model.centroids, dtype=np.float32)
+            if abs(objective - before) <= _SETTLED * abs(objective):
+                break
+            before = objective
+        return centroids
 
     def _assign(self, vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:
         """The nearest centroid of every vector, and the sum of its squared distances."""
@@ -153,7 +166,8 @@ class KMeans(Clusterer):
         """k at the elbow, and what was tried on a sample of the vectors, scaled up to all of them."""
         n = len(vectors)
         limit = max(2, math.isqrt(n))
-        some = vectors[np.sort(rng.choice(n, min(n, _SEARCHED[-1] * self.points), replace=False))]
+        size = min(n, max(_TRAINING, _SEARCHED[-1] * self.points))
+        some = vectors[np.sort(rng.choice(n, size, replace=False))]
         tried = {}
         for k in (1, *(k for k in _SEARCHED if k <= min(limit, n))):
             _, objective = self._assign(some, self._fit(some, k, rng))
@@ -203,7 +217,7 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, flo
 
     vectors: (n, d), centroids: (k, d). The same on any number of threads.
     """
-    with _one_faiss_thread():
+    with one_thread():
         return _nearest(vectors, centroids, lambda block: block)
 
 
@@ -232,34 +246,34 @@ def _elbow(tried: dict[int, float]) -> int:
 
 
 def _plus_plus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ seeds: (k, d), each drawn with probability ∝ squared distance to the seeds before it.
+    """Greedy k-means++ seeds, (k,) rows of points (n, d): each the best of 4 + 2 ln k drawn.
 
-    einsum and not BLAS: its sums do not depend on the number of threads, so neither does the draw.
+    The probability is ∝ squared distance to the seeds before it. Source: Arthur and
+    Vassilvitskii 2007 (k-means++), §5; with half as many draws the last groups are still missed now and then.
     """
-    seeds = np.empty((k, points.shape[1]), dtype=np.float32)
-    squares = np.einsum("nd,nd->n", points, points, dtype=np.float64)
-    nearest = np.full(len(points), np.inf)
-    row = int(rng.integers(len(points)))
-    for i in range(k):
-        seeds[i] = points[row]
-        to_seed = squares + squares[row] - 2.0 * np.einsum("nd,d->n", points, points[row], dtype=np.float64)
-        nearest = np.minimum(nearest, np.maximum(to_seed, 0.0))
-        reach = np.cumsum(nearest)
-        if reach[-1] > 0:
-            row = min(int(np.searchsorted(reach, rng.random() * reach[-1], side="right")), len(points) - 1)
-        else:
-            row = int(rng.integers(len(points)))
+    points = points - points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    squares = np.einsum("nd,nd->n", points, points)
+    seeds = np.empty(k, dtype=np.int64)
+    seeds[0] = rng.integers(len(points))
+    nearest = _squared_distances(points, squares, seeds[:1])[0]
+    for i in range(1, k):
+        reach = np.cumsum(nearest, dtype=np.float64)
+        if reach[-1] == 0:
+            seeds[i:] = rng.integers(len(points), size=k - i)  # nothing is left but their duplicates
+            break
+        drawn = np.searchsorted(reach, rng.random(4 + int(2 * math.log(k))) * reach[-1], side="right")
+        drawn = np.minimum(drawn, len(points) - 1)
+        left = np.minimum(nearest, _squared_distances(points, squares, drawn))
+        best = int(left.sum(axis=1).argmin())
+        seeds[i], nearest = drawn[best], left[best]
     return seeds
 
 
-@contextmanager
-def _one_faiss_thread() -> Iterator[None]:
-    """One thread while clustering: on several, BLAS may add in another order and tip a close assignment."""
-    import faiss
+def _squared_distances(points: np.ndarray, squares: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(r, n) float32 between the `rows` of points (n, d), whose squared lengths are given, and all of them.
 
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+    What is below float32 noise is 0, so that duplicates of a seed are not drawn.
+    """
+    found = squares[rows, None] + squares - 2.0 * (points[rows] @ points.T)
+    found[found < _NOISE * squares.max()] = 0.0
+    return found

@@ -9,12 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from policies.allocators import even
-from policies.arrays import check_rows, members, unit_rows
+from policies.arrays import check_rows, members
 from policies.errors import PolicyError
-
-_DECIMALS = 6  # similarities are rounded here: exact duplicates tie
-_NOISE = np.float32(1e-6)  # cosines nearer than this are equal in float32: the earlier sample is the nearest
-NOTHING_EARLIER = -1.0  # similarity of the first sample of a cluster: the least redundant
+from policies.neighbours import NONE, NOTHING_EARLIER, nearest_earlier
+from policies.threads import one_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +47,18 @@ def semdedup(
     n = len(vectors)
     if vectors.ndim != 2 or np.shape(clusters) != (n,) or block < 1:
         raise PolicyError(f"semdedup: vectors {vectors.shape}, clusters {np.shape(clusters)}, block {block}")
-    neighbour = np.full(n, -1, dtype=np.int64)
+    neighbour = np.full(n, NONE, dtype=np.int64)
     similarity = np.full(n, NOTHING_EARLIER, dtype=np.float32)
     _, labels = np.unique(clusters, return_inverse=True)
     check_rows(vectors, "semdedup", zeros=True)
     place = np.arange(n) if order is None else np.argsort(np.argsort(order, kind="stable"), kind="stable")
-    for _, rows in members(labels):
-        ordered = rows[np.argsort(place[rows], kind="stable")]
-        neighbour[ordered], similarity[ordered] = _nearest_earlier(vectors, ordered, block)
+    with one_thread():
+        for _, rows in members(labels):
+            ordered = rows[np.argsort(place[rows], kind="stable")]
+            neighbour[ordered], similarity[ordered] = nearest_earlier(vectors, ordered, block)
     redundant = similarity > (np.inf if threshold is None else threshold)
     kept = _keep_lowest(np.where(redundant, np.inf, similarity), labels, keep, place)
     return Pruned(kept, neighbour, similarity)
-
-
-def _nearest_earlier(vectors: np.ndarray, rows: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `rows`, earliest first, the most similar of those before it: row and cosine."""
-    neighbour = np.full(len(rows), -1, dtype=np.int64)
-    similarity = np.full(len(rows), NOTHING_EARLIER, dtype=np.float32)
-    for start in range(0, len(rows), block):
-        mine = slice(start, start + block)
-        later = unit_rows(vectors[rows[mine]])
-        nearest = np.full(len(later), -1, dtype=np.int64)
-        largest = np.full(len(later), -np.inf, dtype=np.float32)
-        for other in range(0, start + 1, block):
-            earlier = later if other == start else unit_rows(vectors[rows[other : other + block]])
-            cosine = later @ earlier.T
-            if other == start:
-                cosine[np.triu_indices(len(later))] = -np.inf  # itself, and what came after
-            here = cosine.max(axis=1)
-            first = (cosine >= (here - _NOISE)[:, None]).argmax(axis=1)
-            closer = here > largest + _NOISE
-            nearest, largest = np.where(closer, rows[other + first], nearest), np.where(closer, here, largest)
-        found = nearest >= 0
-        neighbour[mine] = nearest
-        similarity[mine][found] = _cosines(vectors[rows[mine][found]], vectors[nearest[found]])
-    return neighbour, similarity
-
-
-def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of each row of (n, d) with the same row of another: in float64, so that equal ones round to the same."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1.0)
-    return np.round(np.clip(cosine, -1.0, 1.0), _DECIMALS)
 
 
 def _keep_lowest(

@@ -42,6 +42,23 @@ def test_kmeans_finds_separate_groups(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(np.linalg.norm(clusters.centroids, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_seeds_are_spread_so_that_no_group_of_many_is_missed(seed: int) -> None:
+    """Seeds drawn one by one, without the best of several, miss some of the 30."""
+    vectors, group = blobs(30, 3000)
+    clusters = KMeans(k=30).cluster(vectors, 3000, np.random.default_rng(seed))
+    assert same_partition(clusters.labels, group)
+
+
+def test_training_ends_when_the_objective_has_settled_or_at_the_limit() -> None:
+    vectors = np.random.default_rng(0).normal(size=(3000, 6)).astype(np.float32)
+    objectives = [
+        KMeans(k=20, iterations=limit).cluster(vectors, 3000, np.random.default_rng(1)).objective
+        for limit in (1, 2, 20, 10_000)
+    ]
+    assert objectives[0] > objectives[1] > objectives[2] == pytest.approx(objectives[3], rel=0.02)
+
+
 @pytest.mark.parametrize("spherical", [True, False])
 def test_the_objective_is_the_within_cluster_sum_of_squares(
     rng: np.random.Generator, spherical: bool

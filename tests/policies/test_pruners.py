@@ -40,6 +40,7 @@ small = st.integers(0, 40).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(small, st.integers(0, 45), st.integers(1, 9))
 def test_semdedup_is_the_naive_algorithm_in_blocks(pool, keep: int, block: int) -> None:
     vectors, clusters = pool
