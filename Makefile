@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The torch build for CPUs has no CUDA packages behind it; constraints.txt pins what was tested.
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow durability check format clean
 
 demo: .venv/.ready
 	$(BIN)/lifelong demo demo-run
@@ -16,6 +16,11 @@ test: .venv/.ready
 
 test-slow: .venv/.ready
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Everything that tests/durability promises, in full; EVERY=10 tries each tenth operation.
+EVERY ?= 1
+durability: .venv/.ready
+	DURABILITY_EVERY=$(EVERY) $(BIN)/python -m pytest tests/durability -m "slow or not slow"
 
 check: .venv/.ready
 	$(BIN)/ruff check lifelong policies stores tests

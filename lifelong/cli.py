@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lifelong.cli_fsck import fsck, gc
 from lifelong.cli_mmssr import app as mmssr_app
 from lifelong.cli_ofa import app as ofa_app
 from lifelong.cli_options import (
+    AllowDrift,
     AsJson,
     DatasetPath,
     Format,
@@ -37,6 +39,8 @@ app = typer.Typer(
 )
 app.add_typer(ofa_app, name="ofa")
 app.add_typer(mmssr_app, name="mmssr")
+app.command()(fsck)
+app.command()(gc)
 
 
 @app.command()
@@ -82,20 +86,23 @@ def feed(
 
 @app.command("run")
 def run_stream(
-    run: RunFolder, stream: Annotated[Path, typer.Argument(metavar="STREAM.yaml")], quiet: Quiet = False
+    run: RunFolder,
+    stream: Annotated[Path, typer.Argument(metavar="STREAM.yaml")],
+    allow_drift: AllowDrift = False,
+    quiet: Quiet = False,
 ) -> None:
     """Feed every dataset of a stream that has not been fed yet."""
     with progress_for(quiet) as progress:
-        status = _open(run, progress).run_stream(stream)
+        status = _open(run, progress).run_stream(stream, allow_drift=allow_drift)
     say(_one_line(status))
 
 
 @app.command()
-def resume(run: RunFolder, quiet: Quiet = False) -> None:
+def resume(run: RunFolder, allow_drift: AllowDrift = False, quiet: Quiet = False) -> None:
     """Finish the timestep that was interrupted."""
     with progress_for(quiet) as progress:
         opened = _open(run, progress)
-        finished = opened.resume()
+        finished = opened.resume(allow_drift=allow_drift)
     say(_one_line(opened.status()) if finished else "nothing to resume: every timestep is finished")
 
 
@@ -267,24 +274,6 @@ def digest(run: RunFolder) -> None:
 
 
 @app.command()
-def fsck(run: RunFolder, as_json: AsJson = False) -> None:
-    """Check every file of a run against the hash it was committed with. Exit code 3 if one is damaged."""
-    from dataclasses import asdict
-
-    from lifelong.errors import RunError
-    from stores.fsck import check_files
-
-    with _open(run).reading() as stores:
-        problems = check_files(stores.db, stores.root)
-    for problem in problems:
-        _print(json.dumps(asdict(problem)) if as_json else f"{problem.kind}: {problem.message}")
-    damaged = sum(problem.kind == "damaged" for problem in problems)
-    if damaged:
-        raise RunError(f"{damaged} files of {run} are damaged")
-    say(f"no file of {run} is damaged")
-
-
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for the demo's data, model and runs.")] = Path(
         "demo-run"
@@ -343,12 +332,21 @@ def _one_line(status: dict[str, Any]) -> str:
 
 def _status_text(status: dict[str, Any]) -> str:
     pool = ", ".join(f"{name} {count}" for name, count in status["pool"].items())
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in status["seconds"].items())
     stands = f"at phase {status['phase']}" if status["phase"] else "finished"
     return (
         f"run {status['run_id']}\ntimestep {status['timestep']}, {stands}\npool: {pool}\n"
-        f"this timestep: {seconds or 'nothing yet'}\n{status['bytes'] / 1e6:.1f} MB on disk"
+        f"{_times(status['seconds'], status['kept'])}\n{status['bytes'] / 1e6:.1f} MB on disk"
     )
+
+
+def _times(seconds: dict[str, float], kept: dict[str, float]) -> str:
+    """A line for each phase with its seconds, and how many of them SQLite and files took."""
+    if not seconds:
+        return "this timestep: nothing yet"
+    lines = [f"  {name:<9} {value:8.1f} s  {kept[name]:7.2f} s" for name, value in seconds.items()]
+    total, keeping = sum(seconds.values()), sum(kept.values())
+    share = f"  {'in all':<9} {total:8.1f} s  {keeping:7.2f} s, {100 * keeping / max(total, 1e-9):.1f} %"
+    return "\n".join(["this timestep             keeping it", *lines, share])
 
 
 def _print_json(value: Any) -> None:

@@ -11,6 +11,12 @@ import typer
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+AllowDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-drift", help="Go on although the model, or a library that computes, is not what it was."
+    ),
+]
 Images = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
 Format = Annotated[
     str | None,

@@ -63,6 +63,15 @@ class PoolConfig(_Section):
     """Samples that the pool may hold after a timestep; the pruner lets the rest go for good. 0: no limit."""
 
 
+class KeepConfig(_Section):
+    """What a run keeps of finished timesteps; applied at the end of each, and by `lifelong gc`."""
+
+    checkpoints: int = Field(0, ge=0)
+    """Last timesteps whose adapters are kept; the untrained one always is. 0: all."""
+    signals: int = Field(0, ge=0)
+    """Last timesteps whose signals are kept; without them, damage to what they led to cannot be mended. 0: all."""
+
+
 def _paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) and value else value or ()
 
@@ -128,6 +137,10 @@ class TrainConfig(_Section):
     """AdamW's weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
+    checkpoint_steps: int = Field(200, ge=0)
+    """Optimiser steps between two states of training on disk, from which a stopped one goes on. 0: none."""
+    workers: int = Field(0, ge=0)
+    """Processes that read and prepare batches while the model trains. 0: the one that trains."""
 
 
 class EvaluateConfig(_Section):
@@ -175,6 +188,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     pool: PoolConfig = PoolConfig()
+    keep: KeepConfig = KeepConfig()
     measure: MeasureConfig = MeasureConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 
 from lifelong import seeds
 from lifelong.config import RunConfig
-from lifelong.errors import InputError
-from lifelong.loader import ConversationLoader
+from lifelong.errors import InputError, RunError
 from lifelong.method import Method, method
 from lifelong.progress import Progress, Silent
 from stores.commit import Committed
-from stores.database import Database
+from stores.database import Database, open_database
+from stores.disk import naming_database_faults, naming_faults_under
+from stores.errors import StoreError
 from stores.evals import Evals
 from stores.ledger import Ledger
 from stores.media import Media
@@ -25,13 +27,25 @@ from stores.pool import Pool
 
 if TYPE_CHECKING:
     from lifelong.frozen import Lookup, Producer
+    from lifelong.loader import ConversationLoader
     from lifelong.measure.plan import MeasurePlan
     from lifelong.models.load import VisionLanguageModel
     from lifelong.signals import PoolSignals
 
+DATABASE = "lifelong.sqlite"
 ADAPTER = "adapter"
 TRAJECTORY = "trajectory"
 """Kind of the adapters that are kept while a timestep trains."""
+
+
+@contextmanager
+def as_run_errors(root: Path) -> Iterator[None]:
+    """Raises: RunError for whatever is wrong with what lasts, and for what its disk says."""
+    try:
+        with naming_faults_under(root), naming_database_faults(root / DATABASE):
+            yield
+    except StoreError as error:
+        raise RunError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,18 @@ class Stores:
         self.pool = Pool(db)
         self.evals = Evals(db)
         self.media = Media(root, db)
-        self.loader = ConversationLoader(self.pool, self.media)
+
+    @cached_property
+    def loader(self) -> ConversationLoader:
+        """Reads the pool's conversations."""
+        # It imports torch, for which those who only read the ledger should not wait.
+        from lifelong.loader import ConversationLoader
+
+        return ConversationLoader(self.pool, self.media)
+
+    def reopened(self) -> Stores:
+        """The same stores, to read, in a process forked from the one that opened these."""
+        return Stores(self.root, open_database(self.root / DATABASE, read_only=True))
 
 
 class ModelHolder:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_INPUT = 1
 EXIT_USAGE = 2
@@ -31,3 +34,17 @@ class RunError(LifelongError):
     """The run folder is locked, damaged or not a run."""
 
     exit_code = EXIT_RUN
+
+
+class TrainingError(InputError):
+    """Training cannot go on. items: those of the batch, or of the step, at which it stopped."""
+
+    def __init__(self, fault: str, fix: str, step: int, items: Sequence[Any], where: str = "") -> None:
+        self.fault, self.fix, self.step, self.items = fault, fix, step, list(items)
+        super().__init__(f"{where}training step {step}: {fault}, on {_listed(self.items)}; {fix}")
+
+
+def _listed(items: Sequence[Any], most: int = 20) -> str:
+    named = ", ".join(str(item) for item in items[:most])
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"{'sample' if len(items) == 1 else 'samples'} {named}{more}"

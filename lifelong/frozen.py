@@ -75,14 +75,21 @@ def produce(
     missing = features.missing(each.name, sample_ids)
     for start in range(0, len(missing), BLOCK):
         block = missing[start : start + BLOCK]
-        parts = []
-        for first in range(0, len(block), each.batch_size):
-            batch = block[first : first + each.batch_size]
-            parts.append(_made(each, loader, ordinals[batch].tolist()))
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in each.signals}
+        arrays = features_of(each, loader, ordinals[block].tolist())
         features.add(each.name, [sample_ids[position] for position in block], arrays)
         progress(start + len(block), len(missing))
     return len(missing)
+
+
+def features_of(
+    each: Producer | Lookup, loader: ConversationLoader, ordinals: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Each signal of a block of samples, one row per sample."""
+    parts = [
+        _made(each, loader, ordinals[first : first + each.batch_size])
+        for first in range(0, len(ordinals), each.batch_size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in each.signals}
 
 
 def _made(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from lifelong.context import Context, Outcome, Stores
+from lifelong.environment import environment
 from lifelong.phases.cluster import cluster
 from lifelong.phases.evaluate import evaluate
 from lifelong.phases.ingest import ingest
@@ -21,6 +22,9 @@ from lifelong.phases.route import route
 from lifelong.phases.select import select
 from lifelong.phases.start import start
 from lifelong.phases.train import train
+from lifelong.room import require_room
+from lifelong.upkeep import keep_config, settle
+from stores.clock import KEEPING
 from stores.commit import publish
 from stores.database import transaction
 from stores.ledger import Ledger
@@ -46,7 +50,9 @@ def run_timestep(context: Context) -> None:
             run_phase(context, context.timestep, name, phase)
         if name == "ingest":
             _ensure_started(context)
+            keep_config(context.stores, context.timestep, context.config)
     publish_decisions(context.stores, context.timestep)
+    settle(context.stores)
 
 
 def _ensure_started(context: Context) -> None:
@@ -58,6 +64,7 @@ def _ensure_started(context: Context) -> None:
 def run_phase(context: Context, timestep: int, name: str, phase: Phase) -> None:
     """Run one phase and commit what it leaves."""
     began = time.monotonic()
+    require_room(context, timestep, name)
     ledger: Ledger = context.stores.ledger
     # Ingest streams its rows into the database as it reads them: they and the commit are one transaction.
     with transaction(context.stores.db) if phase is ingest else nullcontext():
@@ -70,6 +77,8 @@ def run_phase(context: Context, timestep: int, name: str, phase: Phase) -> None:
             seconds=time.monotonic() - began,
             files=outcome.files,
             apply=outcome.apply,
+            environment=environment(context.stores, context.config, timestep),
+            kept=KEEPING.take(),
         )
     record = ledger.phase(timestep, name)
     assert record is not None
@@ -96,7 +105,8 @@ def describe(phase: str, result: dict) -> str:
         case "measure":
             passes = " + ".join(result["passes"]) or "no pass needed"
             quarantined = f", {result['quarantined']} quarantined" if result["quarantined"] else ""
-            return f"{result['measured']} samples, {passes}{quarantined}"
+            halved = f", {result['halved']} batches halved to fit in memory" if result["halved"] else ""
+            return f"{result['measured']} samples, {passes}{quarantined}{halved}"
         case "cluster":
             return (
                 f"{result['clusters']} clusters of {min(result['sizes'])} to {max(result['sizes'])} samples"
@@ -108,7 +118,9 @@ def describe(phase: str, result: dict) -> str:
             return f"{result['selected']} samples, {result['new']} of them new (budget {result['budget']})"
         case "train":
             loss = "" if result["loss"] is None else f", mean loss {result['loss']:.3f}"
-            return f"{result['steps']} steps on {result['samples']} samples{loss}"
+            skipped = f", {len(result['skipped'])} of them skipped" if result["skipped"] else ""
+            split = f", {result['split']} batches halved to fit in memory" if result["split"] else ""
+            return f"{result['steps']} steps on {result['samples']} samples{loss}{skipped}{split}"
         case "evaluate":
             return _values(result["skills"])
         case _:

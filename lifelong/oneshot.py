@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lifelong.config import RunConfig, budget_of
-from lifelong.context import ADAPTER, Context, Feed, ModelHolder, Stores
+from lifelong.context import ADAPTER, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.decisions import Decisions, decisions_table
 from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
@@ -84,7 +84,7 @@ def scratch(
     feed = Feed(
         "dataset", str(Path(dataset)), "dataset", images=str(images) if images else None, format=format
     )
-    with tempfile.TemporaryDirectory(prefix="lifelong-select-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lifelong-select-") as folder, as_run_errors(Path(folder)):
         root = Path(folder)
         # The dataset outlives the scratch folder: its image files are read where they lie.
         pool = config.pool.model_copy(update={"media": "reference"})

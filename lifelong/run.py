@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.config import RunConfig, commented_yaml, parse_config, read_config
-from lifelong.context import Context, Feed, ModelHolder, Stores
-from lifelong.errors import InputError, RunError, UsageError
-from lifelong.loop import PHASES, publish_decisions, run_timestep
+from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
+from lifelong.environment import check_drift
+from lifelong.errors import InputError, RunError, TrainingError, UsageError
+from lifelong.mend import mended
 from lifelong.method import method
-from lifelong.phases.ingest import NothingNewError
-from lifelong.phases.skills import register
 from lifelong.progress import Progress, Silent
 from lifelong.signals import MEASURED
 from lifelong.stream import Stream, read_stream
-from stores.commit import commit_bytes, publish, sweep
+from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
+from stores.commit import commit_bytes, make_folder, publish, sweep
 from stores.database import open_database, transaction
 from stores.digest import run_digest
-from stores.errors import StoreError
 from stores.fsck import FOLDERS
+from stores.ledger import PHASES
 from stores.lock import RunLock
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from lifelong.curves import Curves
 
+# The phases import torch: a second writer, and whoever only reads, should not wait for it. Hence the imports below.
+
 CONFIG = "config.yaml"
-DATABASE = "lifelong.sqlite"
-FEEDING = "feeding"
 
 
 class Run:
@@ -77,13 +77,13 @@ class Run:
         method(resolved.recipe, resolved)
         if root.exists() and any(root.iterdir()):
             raise UsageError(f"{root} is not empty; name a new folder for the run")
-        root.mkdir(parents=True, exist_ok=True)
         text = commented_yaml(resolved)
-        publish(root, commit_bytes(root, ".", "config", ".yaml", text.encode()), CONFIG)
+        with as_run_errors(root):
+            make_folder(root)
+            publish(root, commit_bytes(root, ".", "config", ".yaml", text.encode()), CONFIG)
         run = cls(root, progress)
-        with run._writing() as stores, transaction(stores.db):
-            stores.ledger.set_meta("run_id", uuid.uuid4().hex)
-        return run
+        with run._writing():
+            return run
 
     @classmethod
     def open(cls, root: str | Path, progress: Progress | None = None) -> Run:
@@ -126,21 +126,28 @@ class Run:
             metric=metric,
         )
         with self._writing() as stores:
+            from lifelong.phases.ingest import refuse_repeated
+
             self._refuse_unfinished(stores)
+            refuse_repeated(stores, feed)
             self._timestep(stores, self._arrive(stores, feed))
         return self.status()
 
-    def run_stream(self, stream: str | Path | Stream) -> dict[str, Any]:
+    def run_stream(self, stream: str | Path | Stream, *, allow_drift: bool = False) -> dict[str, Any]:
         """Feed every dataset of a stream that has not been fed, after finishing what was interrupted.
 
-        All skills of the stream are tested from before the first timestep on.
+        All skills of the stream are tested from before the first timestep on. allow_drift: see `resume`.
         """
         stream = stream if isinstance(stream, Stream) else read_stream(Path(stream))
         with self._writing() as stores:
-            self._finish(stores)
+            from lifelong.phases.ingest import NothingNewError
+
+            self._finish(stores, allow_drift)
             self._register_skills(stores, stream)
             for feed in stream.datasets:
-                if any(dataset.name == feed.name for dataset in stores.pool.datasets()):
+                fed = next((each for each in stores.pool.datasets() if each.name == feed.name), None)
+                if fed is not None:
+                    self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}, nothing to do")
                     continue
                 try:
                     self._timestep(stores, self._arrive(stores, feed))
@@ -148,13 +155,40 @@ class Run:
                     self.progress.say(str(error))
         return self.status()
 
-    def resume(self) -> bool:
-        """Finish the timestep that was interrupted; False if there was none."""
+    def resume(self, *, allow_drift: bool = False) -> bool:
+        """Finish the timestep that was interrupted; False if there was none.
+
+        allow_drift: go on although the model's files, or a library that computes, are not those that the timestep
+        began with; its results are then not those that it would have had.
+
+        Raises:
+            RunError: they are not, and it is not allowed.
+        """
         with self._writing() as stores:
-            return self._finish(stores)
+            return self._finish(stores, allow_drift)
+
+    def gc(self, *, dry_run: bool = False) -> list[Freed]:
+        """Remove what nothing needs, and what the configuration's section `keep` lets go; returns what.
+
+        Images that only pruned samples have go too. The live pool, the curves, the decisions and the digest stay what
+        they are. With `dry_run` nothing is removed.
+
+        Raises:
+            RunError: a timestep is unfinished (`resume` it first), or another process is writing.
+        """
+        if dry_run:
+            with self._reading() as stores:
+                return list(removable(stores, self.config.keep))
+        with self._writing() as stores:
+            self._refuse_unfinished(stores)
+            return collect_garbage(stores, self.config.keep)
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, bytes."""
+        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, bytes.
+
+        seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
+        before included.
+        """
         with self._reading() as stores:
             ledger = stores.ledger
             timestep = ledger.last_timestep() or 0
@@ -162,13 +196,14 @@ class Run:
             pending = ledger.pending()
             if feeding and feeding["timestep"] > timestep:
                 timestep, pending = feeding["timestep"], (feeding["timestep"], "ingest")
-            seconds = {record.phase: round(record.seconds, 3) for record in ledger.phases(timestep)}
+            phases = ledger.phases(timestep)
             return {
                 "run_id": ledger.get_meta("run_id"),
                 "timestep": timestep,
                 "phase": pending[1] if pending else None,
                 "pool": stores.pool.counts(),
-                "seconds": seconds,
+                "seconds": {record.phase: round(record.seconds, 3) for record in phases},
+                "kept": {record.phase: round(record.kept, 3) for record in phases},
                 "bytes": sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file()),
             }
 
@@ -197,9 +232,15 @@ class Run:
             yield stores
 
     def _timestep(self, stores: Stores, context: Context) -> None:
+        from lifelong.loop import run_timestep
+
         self.progress.say(f"timestep {context.timestep}: {context.feed.name} ({context.feed.skill})")
         try:
             run_timestep(context)
+        except TrainingError:
+            request = stores.ledger.get_meta(FEEDING)
+            stores.ledger.set_meta(FEEDING, {**request, "training_stopped": True})
+            raise
         except InputError:
             if stores.ledger.phase(context.timestep, "ingest") is None:
                 # Refused as a whole: nothing of it was taken, so there is nothing to resume.
@@ -220,6 +261,7 @@ class Run:
             # A model that cannot be loaded must show before it is on record for good.
             _ = context.models.vlm
         self._keep_identity(stores, config)
+        check_drift(stores, config, timestep)
         request = {"timestep": timestep, "feed": asdict(feed), "config": config.model_dump(mode="json")}
         stores.ledger.set_meta(FEEDING, request)
         return context
@@ -263,7 +305,7 @@ class Run:
                 f"finish it with `lifelong resume {self.root}`"
             )
 
-    def _finish(self, stores: Stores) -> bool:
+    def _finish(self, stores: Stores, allow_drift: bool) -> bool:
         request = self._feeding(stores)
         if request is None:
             return False
@@ -274,11 +316,17 @@ class Run:
             config = self.config
             self._keep_identity(stores, config)
             stores.ledger.set_meta(FEEDING, {**request, "config": config.model_dump(mode="json")})
+        elif request.get("training_stopped"):
+            config = mended(config, self.config)
+            stores.ledger.set_meta(FEEDING, {**request, "config": config.model_dump(mode="json")})
+        check_drift(stores, config, request["timestep"], allow_drift)
         feed = Feed(**request["feed"])
         self._timestep(stores, self._context(stores, request["timestep"], feed, config))
         return True
 
     def _register_skills(self, stores: Stores, stream: Stream) -> None:
+        from lifelong.phases.skills import register
+
         if stores.ledger.phase(0, "start") is not None:
             # Skills that come later are tested from row 0 on when their data arrives.
             return
@@ -289,35 +337,35 @@ class Run:
 
     @contextmanager
     def _writing(self) -> Iterator[Stores]:
-        try:
-            with RunLock(self.root):
-                db = open_database(self.root / DATABASE)
-                try:
-                    stores = Stores(self.root, db)
-                    self._tidy(stores)
-                    yield stores
-                finally:
-                    db.close()
-        except StoreError as error:
-            raise RunError(str(error)) from error
+        with as_run_errors(self.root), RunLock(self.root):
+            db = open_database(self.root / DATABASE)
+            try:
+                stores = Stores(self.root, db)
+                self._tidy(stores)
+                yield stores
+            finally:
+                db.close()
 
     def _tidy(self, stores: Stores) -> None:
-        """Clear away, and finish, what a killed process was at when it died."""
+        """Clear away, and finish, what a killed process was at when it died, be it the making of the run."""
+        if stores.ledger.get_meta("run_id") is None:
+            stores.ledger.set_meta("run_id", uuid.uuid4().hex)
         sweep(self.root, stores.ledger.known_paths(), FOLDERS)
         last = stores.ledger.last_timestep() or 0
-        if not (self.root / "timesteps" / f"{last:04d}" / "decisions.parquet").exists():
+        if last and not (self.root / "timesteps" / f"{last:04d}" / "decisions.parquet").exists():
+            from lifelong.loop import publish_decisions
+
             publish_decisions(stores, last)
+        settle(stores)
 
     @contextmanager
     def _reading(self) -> Iterator[Stores]:
-        try:
+        with as_run_errors(self.root):
             db = open_database(self.root / DATABASE, read_only=True)
             try:
                 yield Stores(self.root, db)
             finally:
                 db.close()
-        except StoreError as error:
-            raise RunError(str(error)) from error
 
 
 def _label(dataset: str | Path) -> str:

@@ -13,12 +13,17 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stores.clock import kept
+from stores.disk import naming_faults
 from stores.errors import DamagedError
 
 STAGING = ".staging-"
+# safetensors writes beside the file that it is asked for, under a name of its own, and renames.
+_TEMPORARY = re.compile(rf"{re.escape(STAGING)}|\.tmp[A-Za-z0-9]{{6}}$")
 HASH_CHARS = 16
 _CONTENT_NAMED = re.compile(rf"-[0-9a-f]{{{HASH_CHARS}}}(\.[A-Za-z0-9.]+)?$")
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -38,17 +43,20 @@ class Committed:
     bytes: int
 
 
+@kept
 def commit_file(root: Path, folder: str, stem: str, suffix: str, write: Callable[[Path], None]) -> Committed:
     """Commit the file that `write(temporary_path)` makes, as `folder/stem-<16 hex of its sha256><suffix>`.
 
-    Raises: whatever `write` raises, after removing the temporary file.
+    Raises: DiskError if the disk is full or faulty; whatever else `write` raises. The temporary file is removed.
     """
     staged = stage(root, folder, suffix)
     try:
-        write(staged)
+        with naming_faults(staged.parent / f"{stem}{suffix}"):
+            write(staged)
         return commit_staged(root, staged, stem, suffix)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
         raise
 
 
@@ -61,15 +69,17 @@ def commit_bytes(root: Path, folder: str, stem: str, suffix: str, data: bytes) -
     return commit_file(root, folder, stem, suffix, write)
 
 
+@kept
 def commit_tree(root: Path, folder: str, stem: str, write: Callable[[Path], None]) -> Committed:
     """Commit the folder that `write(temporary_folder)` fills, as `folder/stem-<16 hex of its hash>`.
 
-    Raises: whatever `write` raises, after removing the temporary folder.
+    Raises: DiskError if the disk is full or faulty; whatever else `write` raises. The temporary folder is removed.
     """
     staged = stage(root, folder, "")
     try:
-        staged.mkdir()
-        write(staged)
+        with naming_faults(staged.parent / stem):
+            staged.mkdir()
+            write(staged)
         return commit_staged(root, staged, stem, "")
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
@@ -82,28 +92,31 @@ def stage(root: Path, folder: str, suffix: str) -> Path:
     return root / folder / f"{STAGING}{secrets.token_hex(8)}{suffix}"
 
 
+@kept
 def commit_staged(root: Path, staged: Path, stem: str, suffix: str) -> Committed:
     """Commit a finished temporary file or folder that `stage` named.
 
-    Raises: ValueError if `stem` could not be part of a file name.
+    Raises: ValueError if `stem` could not be part of a file name; DiskError if the disk is full or faulty.
     """
     if not _STEM.fullmatch(stem):
         raise ValueError(
             f"stem {stem!r}: use letters, digits, '.', '_' and '-' only, since it becomes a file name"
         )
-    _fsync_content(staged)
-    digest, size = content_hash(staged)
-    target = staged.parent / f"{stem}-{digest[:HASH_CHARS]}{suffix}"
-    if not _holds(target, digest):
-        _put_in_place(staged, target)
-    elif staged.is_dir():
-        shutil.rmtree(staged)
-    else:
-        staged.unlink()
-    fsync_folder(target.parent)
+    with naming_faults(staged.parent / f"{stem}{suffix}"):
+        _fsync_content(staged)
+        digest, size = content_hash(staged)
+        target = staged.parent / f"{stem}-{digest[:HASH_CHARS]}{suffix}"
+        if not _holds(target, digest):
+            _put_in_place(staged, target)
+        elif staged.is_dir():
+            shutil.rmtree(staged)
+        else:
+            staged.unlink()
+        fsync_folder(target.parent)
     return Committed(target.relative_to(root).as_posix(), digest, size)
 
 
+@kept
 def publish(root: Path, committed: Committed, name: str) -> None:
     """Give a committed file a stable alias `name` beside it; can be redone at any time.
 
@@ -112,19 +125,29 @@ def publish(root: Path, committed: Committed, name: str) -> None:
     """
     source = root / committed.path
     staged = stage(root, str(Path(committed.path).parent), "")
-    try:
+    with naming_faults(source.parent / name):
         try:
-            os.link(source, staged)
-        except OSError:
-            shutil.copyfile(source, staged)
-            _fsync(staged)
-        os.replace(staged, source.parent / name)
-    finally:
-        # Renaming one link of a file over another link of it does nothing, and leaves the first one behind.
-        staged.unlink(missing_ok=True)
-    fsync_folder(source.parent)
+            try:
+                os.link(source, staged)
+            except OSError:
+                shutil.copyfile(source, staged)
+                _fsync(staged)
+            os.replace(staged, source.parent / name)
+        finally:
+            # Renaming one link of a file over another link of it does nothing, and leaves the first one behind.
+            staged.unlink(missing_ok=True)
+        fsync_folder(source.parent)
 
 
+def put(staged: Path, target: Path) -> None:
+    """Put a finished temporary file in the place of `target` in one step, for good."""
+    with naming_faults(target):
+        _fsync(staged)
+        os.replace(staged, target)
+        fsync_folder(target.parent)
+
+
+@kept
 def verify(root: Path, committed: Committed, *, holds: str = "committed data", contents: bool = True) -> None:
     """Check that a committed file or folder is whole: its size, and with `contents` its hash.
 
@@ -148,6 +171,7 @@ def garbage(root: Path, known: set[str], folders: Iterable[str]) -> list[str]:
     return sorted(path for folder in folders for path in _garbage_in(root, root / folder, known))
 
 
+@kept
 def sweep(root: Path, known: set[str], folders: Iterable[str]) -> list[str]:
     """Remove what interrupted commits left under `folders`; only while holding the run's lock.
 
@@ -156,10 +180,11 @@ def sweep(root: Path, known: set[str], folders: Iterable[str]) -> list[str]:
     removed = garbage(root, known, folders)
     for name in removed:
         path = root / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        with naming_faults(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     return removed
 
 
@@ -180,13 +205,15 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents so that they outlast a power cut."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        fsync_folder(path.parent)
+        with naming_faults(path):
+            path.mkdir(exist_ok=True)
+            fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut."""
-    _fsync(folder)
+    """Make the names in a folder outlast a power cut. Raises: DiskError if the disk is faulty."""
+    with naming_faults(folder):
+        _fsync(folder)
 
 
 def _fsync(path: Path) -> None:
@@ -246,7 +273,7 @@ def _garbage_in(root: Path, folder: Path, known: set[str]) -> Iterator[str]:
             continue
         inner = entry.is_dir() and not entry.is_symlink()
         orphan = _CONTENT_NAMED.search(entry.name) and not (inner and _any_under(name, known))
-        if entry.name.startswith(STAGING) or orphan:
+        if _TEMPORARY.match(entry.name) or orphan:
             yield name
         elif inner:
             yield from _garbage_in(root, entry, known)

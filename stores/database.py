@@ -9,9 +9,12 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
+from stores import seals
+from stores.clock import kept
 from stores.commit import fsync_folder
+from stores.disk import naming_database_faults, network_filesystem
 from stores.errors import DamagedError, StoreError
-from stores.migrations import MIGRATIONS, Migration
+from stores.migrations import MIGRATIONS, MIGRATIONS_TABLE, Migration
 
 BUSY_SECONDS = 30
 CACHE_KIB = 64 * 1024
@@ -25,10 +28,18 @@ def open_database(
 
     With `read_only` nothing is made or changed, and reading works while another process writes.
     Raises: DamagedError if the file is no database or is of a newer version of the package; StoreError if it
-    is absent or too old to be read without being changed.
+    is absent or too old to be read without being changed, or to be written on a network file system; DiskError if
+    its disk is full or faulty.
     """
     if read_only and not path.exists():
         raise StoreError(f"{path}: no database here. Make the run first with `lifelong init`.")
+    if not read_only:
+        _refuse_network(path)
+    with naming_database_faults(path):
+        return _open(path, read_only, migrations)
+
+
+def _open(path: Path, read_only: bool, migrations: Sequence[Migration]) -> Database:
     connection = _connect(path, read_only)
     try:
         db = Database(connection, execute_plugins=False)
@@ -40,6 +51,8 @@ def open_database(
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         _bring_up_to_date(db, path, migrations, read_only)
+        if not read_only:
+            seals.install(db.conn)
     except sqlite3.OperationalError:
         # Full disk, no permission, still busy: the file itself is not at fault.
         connection.close()
@@ -70,7 +83,7 @@ def transaction(db: Database) -> Iterator[Database]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield db
-        db.commit()
+        kept(db.commit)()
     except BaseException:
         db.rollback()
         raise
@@ -89,6 +102,17 @@ def schema_number(db: Database) -> int:
     if not db["migrations"].exists():
         return 0
     return int(db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
+
+
+def _refuse_network(path: Path) -> None:
+    """The write-ahead log needs memory that all its users share; machines share none over a network."""
+    if found := network_filesystem(path.absolute().parent):
+        kind, mounted = found
+        raise StoreError(
+            f"{path} would lie on a network file system ({kind}, mounted at {mounted}): SQLite's write-ahead log "
+            "works only among the processes of one machine, and its locks cannot be trusted over a network, so "
+            "that two machines could ruin it. Put the run on a local disk (reading a copy here works)."
+        )
 
 
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
@@ -114,6 +138,12 @@ def _bring_up_to_date(db: Database, path: Path, migrations: Sequence[Migration],
             f"{path} has schema {current} and this package reads schema {newest}: "
             "open the run once for writing with `lifelong resume RUN`, which brings it up to date."
         )
+    # A migration seals what it finds: damage that is there must show before it.
+    if altered := seals.broken(db.conn):
+        raise DamagedError(
+            f"{path} (pool and ledger of the run): altered in {', '.join(altered)}. Before this version of the "
+            "package can take it over, put it back with `lifelong fsck RUN --repair` of the version that wrote it."
+        )
     for migration in migrations:
         if migration.number > current:
             _apply(db, migration)
@@ -122,10 +152,8 @@ def _bring_up_to_date(db: Database, path: Path, migrations: Sequence[Migration],
 
 def _apply(db: Database, migration: Migration) -> None:
     with transaction(db):
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS migrations"
-            " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, since TEXT NOT NULL)"
-        )
+        if not db["migrations"].exists():
+            db.execute(MIGRATIONS_TABLE)
         # Another process may have come first, between our look at the schema and our write lock.
         if schema_number(db) >= migration.number:
             return
@@ -134,3 +162,4 @@ def _apply(db: Database, migration: Migration) -> None:
             "INSERT INTO migrations (number, name, since) VALUES (?, ?, ?)",
             [migration.number, migration.name, migration.since],
         )
+        seals.seal(db.conn)

@@ -27,11 +27,15 @@ def run_digest(db: Database, root: Path) -> str:
     def add(*values: object) -> None:
         digest.update((repr(values) + "\n").encode())
 
+    lasting: list[tuple[int, str, tuple[object, ...]]] = []
     for record in ledger.files():
         if record.kind == DECISIONS:
-            add(record.kind, record.timestep, record.committed.sha256)
+            lasting.append((record.timestep, record.kind, (record.committed.sha256,)))
         elif record.kind == ADAPTER:
-            add(record.kind, record.timestep, *_weights(root, record))
+            lasting.append((record.timestep, record.kind, tuple(weights_of(root, record))))
+    lasting += [(gone.timestep, gone.kind, tuple(gone.weights)) for gone in ledger.released()]
+    for timestep, kind, values in sorted(lasting, key=lambda each: each[:2]):
+        add(kind, timestep, *values)
     for row in ledger.evaluations():
         add("evaluation", row.timestep, row.skill, row.metric, row.value, row.stderr, row.n)
     for row in db.execute("SELECT timestep, position, ordinal FROM selections ORDER BY timestep, position"):
@@ -41,7 +45,8 @@ def run_digest(db: Database, root: Path) -> str:
     return digest.hexdigest()
 
 
-def _weights(root: Path, record: FileRecord) -> list[tuple[str, str]]:
+def weights_of(root: Path, record: FileRecord) -> list[tuple[str, str]]:
+    """(name, sha256) of each file of weights in an adapter's folder. Raises: DamagedError if there is none."""
     folder = root / record.committed.path
     weights = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*.safetensors"))
     if not weights:

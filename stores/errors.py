@@ -13,3 +13,7 @@ class LockedError(StoreError):
 
 class DamagedError(StoreError):
     """A committed file or the database is missing, altered, or of another version."""
+
+
+class DiskError(StoreError):
+    """The disk does not take what is written, or does not give what is read."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from stores.clock import kept
 from stores.database import require_transaction, transaction
 from stores.errors import StoreError
 from stores.text import to_json
@@ -64,12 +65,14 @@ class Evals:
             )
         return max(added.rowcount, 0)
 
+    @kept
     def arrive(self, name: str, timestep: int) -> None:
         """Record that a skill's training data arrived; the first arrival counts."""
         self.db.execute(
             "UPDATE skills SET timestep = ? WHERE name = ? AND timestep IS NULL", [timestep, name]
         )
 
+    @kept
     def skills(self) -> list[Skill]:
         """The skills, in the order registered."""
         cursor = self.db.execute(
@@ -77,6 +80,7 @@ class Evals:
         )
         return [Skill(*record) for record in cursor]
 
+    @kept
     def items(self, name: str) -> Iterator[EvalItem]:
         """A skill's evaluation samples, in order."""
         cursor = self.db.execute(

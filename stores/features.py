@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 from sqlite_utils import Database
 
-from stores.commit import Committed, commit_file, make_folder
+from stores.clock import keeping
+from stores.commit import Committed, commit_file, make_folder, sweep
 from stores.database import open_database, transaction
 from stores.errors import StoreError
 from stores.migrations import Migration
@@ -22,6 +24,7 @@ from stores.shards import read_array
 from stores.text import batched, marks
 
 INDEX = "features.sqlite"
+FOLDER = "shards"
 
 _SCHEMA = """
 CREATE TABLE producers (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -34,9 +37,24 @@ CREATE TABLE places (
     shard INTEGER NOT NULL REFERENCES shards (number), "row" INTEGER NOT NULL, PRIMARY KEY (producer, sample_id)
 ) WITHOUT ROWID;
 """
-MIGRATIONS = (Migration(1, "features by content", "0.1.0", _SCHEMA),)
+_SEALS = "CREATE TABLE seals (name TEXT PRIMARY KEY, seal INTEGER NOT NULL) WITHOUT ROWID;"
+MIGRATIONS = (
+    Migration(1, "features by content", "0.1.0", _SCHEMA),
+    Migration(2, "seals", "0.1.0", _SEALS),
+)
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A file of features. producer: by name; rows: samples in it."""
+
+    number: int
+    producer: str
+    committed: Committed
+    rows: int
+
+
+@keeping
 class Features:
     """The features kept in a folder. Made by `open_features`."""
 
@@ -51,12 +69,9 @@ class Features:
 
     def add(self, producer: str, sample_ids: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays of one row per sample, (n, …). A sample that is known keeps what it has."""
-        dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        if any(len(array) != len(sample_ids) for array in dense.values()):
+        if any(len(array) != len(sample_ids) for array in arrays.values()):
             raise StoreError(f"{producer}: arrays and sample ids differ in length")
-        committed = commit_file(
-            self.root, "shards", "features", ".safetensors", lambda path: save_file(dense, path)
-        )
+        committed = self.write(arrays)
         with transaction(self.db):
             self._record(producer, sample_ids, committed)
 
@@ -81,6 +96,36 @@ class Features:
             positions, rows = zip(*pairs, strict=True)
             whole[list(positions)] = array[list(rows)]
         return np.empty(0, np.float32) if whole is None else whole
+
+    def blocks(self) -> list[Block]:
+        """The files of features, in the order made."""
+        cursor = self.db.execute(
+            "SELECT shards.number, producers.name, path, sha256, bytes, rows FROM shards"
+            " JOIN producers ON producers.number = producer ORDER BY shards.number"
+        )
+        return [Block(number, name, Committed(*rest), rows) for number, name, *rest, rows in cursor]
+
+    def members(self, block: Block) -> list[str]:
+        """The sample ids whose features a block holds, by row."""
+        cursor = self.db.execute(
+            'SELECT sample_id FROM places WHERE shard = ? ORDER BY "row"', [block.number]
+        )
+        return [sample_id for (sample_id,) in cursor]
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> Committed:
+        """Commit a block's file; no sample is known to have it yet."""
+        dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return commit_file(self.root, FOLDER, "features", ".safetensors", lambda path: save_file(dense, path))
+
+    def forget(self, block: Block) -> None:
+        """Forget a block: its samples have no features any more, and get new ones when they are next asked for."""
+        with transaction(self.db):
+            self.db.execute("DELETE FROM places WHERE shard = ?", [block.number])
+            self.db.execute("DELETE FROM shards WHERE number = ?", [block.number])
+
+    def sweep(self) -> list[str]:
+        """Remove the files that no row points to; only while nobody writes to the folder."""
+        return sweep(self.root, {block.committed.path for block in self.blocks()}, [FOLDER])
 
     def _places(self, producer: str, sample_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
         """sample_id → (path of the shard, row in it) of those that are known."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sqlite_utils import Database
 
+from stores.backup import KNOWN_PATHS, paths_in_backup
+from stores.clock import keeping
 from stores.commit import Committed, verify
 from stores.database import transaction
 from stores.errors import StoreError
@@ -24,13 +26,19 @@ _SHARD_COLUMNS = ", ".join(field.name for field in fields(Shard))
 
 @dataclass(frozen=True, slots=True)
 class PhaseRecord:
-    """A committed phase. result: whatever JSON the phase left for later ones; seconds: how long it ran."""
+    """A committed phase. result: whatever JSON the phase left for later ones; seconds: how long it ran.
+
+    environment: what it ran under, version or hash by name; empty where it is not on record. kept: seconds that SQLite
+    and files took since the phase before was committed, that commit included.
+    """
 
     timestep: int
     phase: str
     seed: int
     result: dict[str, Any]
     seconds: float
+    environment: dict[str, str] = field(default_factory=dict)
+    kept: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,15 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """A committed file that was let go. weights: name and sha256 of each file of weights in it."""
+
+    timestep: int
+    kind: str
+    weights: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One cell of the skill matrix. stderr: of the value, NaN if unknown; n: evaluation samples."""
 
@@ -60,6 +77,7 @@ class Evaluation:
     n: int
 
 
+@keeping
 class Ledger:
     """What has been done in a run at `root`."""
 
@@ -77,10 +95,13 @@ class Ledger:
         seconds: float,
         files: Sequence[tuple[str, Committed]] = (),
         apply: Callable[[], None] | None = None,
+        environment: dict[str, str] | None = None,
+        kept: float = 0.0,
     ) -> None:
         """Record that a phase is done, in one transaction with its files and with what `apply` writes.
 
-        files: (kind, file) pairs; a kind occurs once in a timestep. If anything raises, nothing is recorded.
+        files: (kind, file) pairs; a kind occurs once in a timestep. kept: seconds that the stores took since the phase
+        before was committed, that commit included. If anything raises, nothing is recorded.
         Raises: StoreError if the phase is committed already or a kind is taken; DamagedError if a file is not
         there.
         """
@@ -92,8 +113,9 @@ class Ledger:
                     f"timestep {timestep}: phase {phase!r} is committed already and happens once"
                 )
             self.db.execute(
-                "INSERT INTO phases (timestep, phase, seed, result, seconds) VALUES (?, ?, ?, ?, ?)",
-                [timestep, phase, str(int(seed)), to_json(result), seconds],
+                "INSERT INTO phases (timestep, phase, seed, result, seconds, environment, kept)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [timestep, phase, str(int(seed)), to_json(result), seconds, to_json(environment or {}), kept],
             )
             for kind, committed in files:
                 self._add_file(timestep, phase, kind, committed)
@@ -103,12 +125,15 @@ class Ledger:
     def phase(self, timestep: int, phase: str) -> PhaseRecord | None:
         """A phase's record, or None if it is not committed."""
         found = self.db.execute(
-            "SELECT seed, result, seconds FROM phases WHERE timestep = ? AND phase = ?", [timestep, phase]
+            "SELECT seed, result, seconds, environment, kept FROM phases WHERE timestep = ? AND phase = ?",
+            [timestep, phase],
         ).fetchone()
         if found is None:
             return None
-        seed, result, seconds = found
-        return PhaseRecord(timestep, phase, int(seed), json.loads(result), seconds)
+        seed, result, seconds, environment, kept = found
+        return PhaseRecord(
+            timestep, phase, int(seed), json.loads(result), seconds, json.loads(environment), kept
+        )
 
     def phases(self, timestep: int) -> list[PhaseRecord]:
         """The committed phases of a timestep, in the order committed."""
@@ -142,6 +167,10 @@ class Ledger:
             if record.kind == kind:
                 verify(self.root, record.committed, holds=record.holds, contents=full)
                 return self.root / record.committed.path
+        if any((gone.timestep, gone.kind) == (timestep, kind) for gone in self.released()):
+            raise StoreError(
+                f"{self.root}: {kind} of timestep {timestep} was let go, as `keep` in the configuration said"
+            )
         raise StoreError(f"{self.root}: timestep {timestep} has committed no {kind!r}")
 
     def files(self, timestep: int | None = None) -> list[FileRecord]:
@@ -172,13 +201,26 @@ class Ledger:
         """Forget the shards of one kind; their files are then garbage, which `sweep` removes."""
         self.db.execute("DELETE FROM shards WHERE timestep = ? AND kind = ?", [timestep, kind])
 
-    def known_paths(self) -> set[str]:
-        """Every path that a row points to, relative to root: what `sweep` must keep."""
-        cursor = self.db.execute(
-            "SELECT path FROM files UNION SELECT path FROM shards"
-            " UNION SELECT path FROM media WHERE kind = 'packed'"
+    def release_file(self, record: FileRecord, weights: Sequence[tuple[str, str]]) -> None:
+        """Let a committed file go: it is then garbage. weights: (name, sha256) of what the run's digest covers."""
+        committed = record.committed
+        self.db.execute("DELETE FROM files WHERE path = ?", [committed.path])
+        self.db.execute(
+            "INSERT INTO released (timestep, kind, path, sha256, bytes, weights) VALUES (?, ?, ?, ?, ?, ?)",
+            [record.timestep, record.kind, *astuple(committed), to_json(weights)],
         )
-        return {path for (path,) in cursor}
+
+    def released(self) -> list[Released]:
+        """The files let go, by timestep and kind."""
+        cursor = self.db.execute("SELECT timestep, kind, weights FROM released ORDER BY timestep, kind")
+        return [
+            Released(timestep, kind, [(name, sha256) for name, sha256 in json.loads(weights)])
+            for timestep, kind, weights in cursor
+        ]
+
+    def known_paths(self) -> set[str]:
+        """Every path that a row points to, here or in the database's copy, relative to root: what `sweep` must keep."""
+        return {path for (path,) in self.db.execute(KNOWN_PATHS)} | paths_in_backup(self.root)
 
     def record_evaluation(
         self, timestep: int, skill: str, metric: str, value: float, stderr: float, n: int

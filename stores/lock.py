@@ -8,9 +8,11 @@ import os
 import socket
 import sys
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from stores.disk import naming_faults
 from stores.errors import LockedError
 
 LOCK_NAME = "run.lock"
@@ -20,7 +22,8 @@ class RunLock:
     """`with RunLock(run_folder): ...` holds the run for writing.
 
     The kernel drops the lock when the process ends, however it ends. The file stays; only the lock on it
-    counts. Raises: LockedError at once if another process holds it, naming that process.
+    counts. Raises: LockedError at once if another process holds it, naming that process; DiskError if the disk is
+    full or faulty.
     """
 
     def __init__(self, root: Path) -> None:
@@ -28,7 +31,8 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with naming_faults(self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -37,17 +41,24 @@ class RunLock:
             raise LockedError(_message(self.path, holder)) from None
         command = " ".join(sys.argv)
         note = {"pid": os.getpid(), "host": socket.gethostname(), "command": command[:1000]}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
         self._descriptor = descriptor
         _held.add(self)
+        try:
+            with naming_faults(self.path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            # The note in the file is for people; the lock counts, and that is let go whatever the disk says.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             self.close()
 
     def close(self) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from sqlite_utils import Database
 
+from stores.clock import keeping
 from stores.commit import Committed, commit_staged, stage
 from stores.database import require_transaction
+from stores.disk import naming_faults
 from stores.errors import DamagedError, StoreError
 from stores.text import batched, marks
 
@@ -40,6 +42,7 @@ class MediaRow:
     height: int
 
 
+@keeping
 class Media:
     """The images of a run."""
 
@@ -96,6 +99,7 @@ class Media:
             yield MediaRow(*record)
 
 
+@keeping
 class MediaWriter:
     """Takes the images of one timestep. Made by `Media.writer`. Memory: 0.5 kB per new image."""
 
@@ -113,11 +117,13 @@ class MediaWriter:
         """Append an image's encoded bytes to the open pack, unless the run has that image already."""
         if not self._is_new(sha256):
             return
-        if self._file is None:
+        if self._staged is None:
             self._staged = stage(self._media.root, MEDIA_FOLDER, ".bin")
-            self._file = self._staged.open("wb")
-        self._in_pack.append((sha256, self._file.tell(), len(data), width, height))
-        self._file.write(data)
+        with naming_faults(self._staged):
+            if self._file is None:
+                self._file = self._staged.open("wb")
+            self._in_pack.append((sha256, self._file.tell(), len(data), width, height))
+            self._file.write(data)
         if self._file.tell() >= self._pack_bytes:
             self.close_pack()
 
@@ -133,7 +139,8 @@ class MediaWriter:
         """Commit the open pack, if there is one; its images then have their rows."""
         if self._file is None or self._staged is None:
             return
-        self._file.close()
+        with naming_faults(self._staged):
+            self._file.close()
         pack: Committed = commit_staged(self._media.root, self._staged, self._stem, ".bin")
         self.rows.extend(
             MediaRow(sha256, "packed", pack.path, offset, length, width, height)
@@ -145,8 +152,11 @@ class MediaWriter:
     def discard_open_pack(self) -> None:
         """Drop what was not committed."""
         if self._file is not None and self._staged is not None:
-            self._file.close()
-            self._staged.unlink(missing_ok=True)
+            # What could not be written before cannot now either, and nobody needs it.
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                self._staged.unlink(missing_ok=True)
 
     def _is_new(self, sha256: str) -> bool:
         key = bytes.fromhex(sha256)

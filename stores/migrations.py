@@ -81,4 +81,36 @@ CREATE TABLE selections (
 CREATE INDEX selections_ordinal ON selections (ordinal);
 """
 
-MIGRATIONS = (Migration(1, "first schema", "0.1.0", _FIRST_SCHEMA),)
+# A seal is a checksum of a table's rows (stores/seals.py). What `keep` lets go leaves the hashes of its weights behind,
+# so that the run's digest stays what it was.
+_SEALS = """
+CREATE TABLE seals (name TEXT PRIMARY KEY, seal INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE released (
+    timestep INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,
+    bytes INTEGER NOT NULL, weights TEXT NOT NULL, PRIMARY KEY (timestep, kind)
+) WITHOUT ROWID;
+"""
+
+# What each phase ran under, a JSON object (lifelong/environment.py); empty for phases that were committed before.
+_ENVIRONMENTS = "ALTER TABLE phases ADD COLUMN environment TEXT NOT NULL DEFAULT '{}';"
+
+MIGRATIONS_TABLE = (
+    "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, since TEXT NOT NULL)"
+)
+"""What every database has from its first migration on: which ones were applied."""
+
+# Tokens of a sample as the model's processor makes them: what its batch mates are chosen by.
+_LENGTHS = """
+CREATE TABLE lengths (ordinal INTEGER PRIMARY KEY REFERENCES samples (ordinal), tokens INTEGER NOT NULL);
+"""
+
+# Seconds that the stores took of each phase's (stores/clock.py); 0 for phases that were committed before.
+_KEPT = "ALTER TABLE phases ADD COLUMN kept REAL NOT NULL DEFAULT 0;"
+
+MIGRATIONS = (
+    Migration(1, "first schema", "0.1.0", _FIRST_SCHEMA),
+    Migration(2, "seals and released files", "0.1.0", _SEALS),
+    Migration(3, "environments of phases", "0.1.0", _ENVIRONMENTS),
+    Migration(4, "lengths of samples", "0.1.0", _LENGTHS),
+    Migration(5, "seconds of keeping", "0.1.0", _KEPT),
+)

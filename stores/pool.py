@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from sqlite_utils import Database
 
+from stores.clock import kept
 from stores.database import require_transaction
 from stores.errors import StoreError
 from stores.text import batched, marks, storable, to_json
@@ -130,6 +131,7 @@ class Pool:
         total = ordinal - first + sum(refused.values())
         return Counts(total, ordinal - first, refused["rejected"], refused["duplicate"])
 
+    @kept
     def bury(
         self, timestep: int, ordinals: Sequence[int], reasons: Sequence[str], status: Status = "pruned"
     ) -> None:
@@ -152,6 +154,7 @@ class Pool:
                 "are live: choose among `Pool.arrays()`, each ordinal once."
             )
 
+    @kept
     def arrays(self, status: Status = "live") -> dict[str, np.ndarray]:
         """The pool's columns, ordered by ordinal, n = number of samples with that status.
 
@@ -176,6 +179,27 @@ class Pool:
             for name, dtype in _ARRAYS.items()
         }
 
+    @kept
+    def record_tokens(self, ordinals: Iterable[int], tokens: Iterable[int]) -> None:
+        """Record how many tokens the model's processor makes of samples, images included; once for each."""
+        require_transaction(self.db, "Pool.record_tokens")
+        rows = ((int(ordinal), int(count)) for ordinal, count in zip(ordinals, tokens, strict=True))
+        self.db.conn.executemany("INSERT OR IGNORE INTO lengths (ordinal, tokens) VALUES (?, ?)", rows)
+
+    @kept
+    def tokens(self, ordinals: Iterable[int]) -> np.ndarray:
+        """(n,) int64: tokens of samples in the order asked; 0 where they are not recorded."""
+        found: list[int] = []
+        for batch in batched((int(ordinal) for ordinal in ordinals), CHUNK):
+            known = dict(
+                self.db.execute(
+                    f"SELECT ordinal, tokens FROM lengths WHERE ordinal IN ({marks(len(batch))})", batch
+                ).fetchall()
+            )
+            found += [known.get(ordinal, 0) for ordinal in batch]
+        return np.array(found, dtype=np.int64)
+
+    @kept
     def rows(self, ordinals: Iterable[int]) -> Iterator[PoolRow]:
         """Samples by ordinal, in the order asked. Raises: StoreError at an ordinal the pool does not have."""
         for batch in batched((int(ordinal) for ordinal in ordinals), CHUNK):
@@ -185,6 +209,17 @@ class Pool:
                 if ordinal not in found:
                     raise StoreError(f"the pool has no sample with ordinal {ordinal}")
                 yield found[ordinal]
+
+    @kept
+    def ordinals(self, sample_ids: Sequence[str]) -> list[int]:
+        """The samples' ordinals, in the order asked. Raises: StoreError at one that the pool never had."""
+        found: dict[str, int] = {}
+        for batch in batched(sample_ids, CHUNK):
+            sql = f"SELECT sample_id, ordinal FROM samples WHERE sample_id IN ({marks(len(batch))})"
+            found.update(self.db.execute(sql, batch))
+        if strange := next((sample_id for sample_id in sample_ids if sample_id not in found), None):
+            raise StoreError(f"the pool has no sample {strange}")
+        return [found[sample_id] for sample_id in sample_ids]
 
     def find(self, text: str, *, limit: int = 100) -> list[PoolRow]:
         """Samples whose sample_id or source_id is `text`; failing that, whose sample_id begins with it.
@@ -201,6 +236,7 @@ class Pool:
                 return found
         return []
 
+    @kept
     def counts(self) -> dict[str, int]:
         """How many samples, and how many rows refused.
 
@@ -235,6 +271,7 @@ class Pool:
             f"INSERT INTO datasets ({', '.join(names)}) VALUES ({marks(len(names))})", list(astuple(dataset))
         )
 
+    @kept
     def datasets(self) -> list[DatasetRow]:
         """The datasets fed, by timestep, then name."""
         names = ", ".join(field.name for field in fields(DatasetRow))
@@ -247,6 +284,7 @@ class Pool:
         # Rows are never deleted, so the largest ordinal tells how many have been given out.
         return int(self.db.execute("SELECT coalesce(max(ordinal) + 1, 0) FROM samples").fetchone()[0])
 
+    @kept
     def _sort(
         self, timestep: int, dataset: str, chunk: list[Arrival | Refusal]
     ) -> tuple[list[Arrival], list[Refusal]]:
@@ -272,6 +310,7 @@ class Pool:
         )
         return {sample_id: _Held(*rest) for sample_id, *rest in cursor}
 
+    @kept
     def _insert(self, timestep: int, dataset: str, skill: str, first: int, arrivals: list[Arrival]) -> None:
         samples, contents = [], []
         for ordinal, item in enumerate(arrivals, first):
@@ -289,6 +328,7 @@ class Pool:
             "INSERT INTO contents (ordinal, messages, images) VALUES (?, ?, ?)", contents
         )
 
+    @kept
     def _refuse(self, timestep: int, dataset: str, refusals: list[Refusal]) -> None:
         records = []
         for item in refusals:

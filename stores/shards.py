@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from stores.clock import keeping, kept
 from stores.commit import Committed, commit_file
 from stores.errors import DamagedError, StoreError
 
@@ -30,11 +31,17 @@ class Shard:
     rows: int
 
     @property
+    def committed(self) -> Committed:
+        """Its file."""
+        return Committed(self.path, self.sha256, self.bytes)
+
+    @property
     def holds(self) -> str:
         """What is in it, in words."""
         return f"shard {self.position} of {self.kind} of timestep {self.timestep}"
 
 
+@kept
 def write_shard(
     root: Path, timestep: int, kind: str, position: int, arrays: dict[str, np.ndarray]
 ) -> Committed:
@@ -47,6 +54,7 @@ def write_shard(
     )
 
 
+@kept
 def read_shard(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a shard. Raises: DamagedError if it is missing or is not a whole safetensors file."""
     with _open(path) as file:
@@ -54,6 +62,7 @@ def read_shard(path: Path) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in names}
 
 
+@kept
 def read_array(path: Path, name: str) -> np.ndarray:
     """One array of a shard; the rest of the file is not read.
 
@@ -67,6 +76,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
         return array
 
 
+@keeping
 class ShardReader:
     """The shards of one kind, in order, read as if they were one file.
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from lifelong.context import Context, Outcome
+from lifelong.context import Context, Feed, Outcome, Stores
 from lifelong.errors import InputError
 from lifelong.formats import open_dataset
 from lifelong.loader import keep_image
@@ -18,6 +18,30 @@ from stores.pool import Arrival, DatasetRow, Refusal
 
 class NothingNewError(InputError):
     """Every row of the dataset is in the pool already, or was refused: there is nothing to learn from."""
+
+
+def refuse_repeated(stores: Stores, feed: Feed) -> None:
+    """Refuse a dataset that was fed from the same place and has not changed since, before anything is written.
+
+    Raises:
+        NothingNewError: naming the timestep at which it was fed.
+    """
+    for fed in stores.pool.datasets():
+        if fed.source == feed.train and fed.digest == _digest(feed):
+            raise NothingNewError(
+                f"{feed.train}: nothing new: of {fed.rows} rows {fed.accepted + fed.duplicates} are in the pool "
+                f"already and {fed.rejected} are refused: it was fed at timestep {fed.timestep} as {fed.name}, and has "
+                "not changed since; the run is as it was"
+            )
+
+
+def _digest(feed: Feed) -> str:
+    """Of a dataset's content: what `ingest` records."""
+    contents = hashlib.sha256()
+    for row in open_dataset(feed.train, images=feed.images, format=feed.format).rows():
+        if row.sample is not None:
+            contents.update(row.sample.sample_id.encode())
+    return contents.hexdigest()
 
 
 def ingest(context: Context) -> Outcome:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ IMPORTED = (
     "faiss",
 )
 
+Prepare = Callable[[dict[str, Any]], None]
 Point = tuple[int, str, str]
 """(timestep, a phase, or "shard N" or "KIND N" of a shard, "before" or "after" its commit)."""
 
@@ -115,9 +116,16 @@ def _action(do: str, held: Path) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def _fork(arguments: Sequence[str], at: Point | None, do: str, log: Path) -> int:
+def prepare(request: dict[str, Any]) -> None:
+    """Do in a child, before its command, what the request asks for."""
+    if request.get("at"):
+        _install(tuple(request["at"]), _action(request["do"], Path(request["arguments"][1]) / "held"))
+
+
+def _fork(request: dict[str, Any], log: Path, prepare: Prepare) -> int:
     from lifelong.cli import invoke
 
+    log.touch()  # a child may be killed before it gets to it
     pid = os.fork()
     if pid:
         return pid
@@ -126,9 +134,8 @@ def _fork(arguments: Sequence[str], at: Point | None, do: str, log: Path) -> int
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            if at is not None:
-                _install(at, _action(do, Path(arguments[1]) / "held"))
-            code = invoke(list(arguments))
+            prepare(request)
+            code = invoke(request["arguments"])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -143,8 +150,8 @@ def import_all() -> None:
     gc.freeze()
 
 
-def serve() -> None:
-    """Answer requests, a JSON line each, until standard input ends."""
+def serve(prepare: Prepare = prepare) -> None:
+    """Answer requests, a JSON line each, until standard input ends. prepare: what a child does first."""
     import_all()
     logs: dict[int, Path] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -155,9 +162,8 @@ def serve() -> None:
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 answer: Any = [code, logs[pid].read_text()]
             else:
-                at = tuple(request["at"]) if request["at"] else None
                 log = Path(folder, str(number))
-                answer = _fork(request["arguments"], at, request["do"], log)
+                answer = _fork(request, log, prepare)
                 logs[answer] = log
             print(json.dumps(answer), flush=True)
 

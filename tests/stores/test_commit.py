@@ -178,11 +178,12 @@ def test_sweep_removes_garbage_and_nothing_else(tmp_path: Path) -> None:
     orphan_tree = commit_tree(tmp_path, "checkpoints", "0002", lambda path: (path / "x").touch())
     (tmp_path / "checkpoints/.staging-0123").mkdir()
     (tmp_path / "checkpoints/.staging-0123/half").touch()
+    (tmp_path / "shards/0001/.tmpAb12cD").touch()  # safetensors, killed while it wrote
     (tmp_path / f"outside-{'a' * 16}.bin").touch()
 
     known = {known_file.path, known_tree.path}
     folders = ["shards", "checkpoints", "not-made-yet"]
-    expected = sorted([orphan.path, orphan_tree.path, "checkpoints/.staging-0123"])
+    expected = sorted([orphan.path, orphan_tree.path, "checkpoints/.staging-0123", "shards/0001/.tmpAb12cD"])
     assert garbage(tmp_path, known, folders) == expected
     assert sweep(tmp_path, known, folders) == expected
     verify(tmp_path, known_file)

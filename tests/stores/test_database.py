@@ -20,9 +20,9 @@ def test_a_new_database_is_durable_and_has_the_whole_schema(db: Database) -> Non
     assert db.journal_mode == "wal"
     pragmas = {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "foreign_keys")}
     assert pragmas == {"synchronous": 2, "foreign_keys": 1}
-    samples = {"datasets", "samples", "contents", "refusals", "media", "skills", "evals"}
-    ledger = {"meta", "phases", "shards", "files", "evaluations", "selections", "migrations"}
-    assert set(db.table_names()) == samples | ledger
+    samples = {"datasets", "samples", "contents", "lengths", "refusals", "media", "skills", "evals"}
+    ledger = {"meta", "phases", "shards", "files", "released", "evaluations", "selections"}
+    assert set(db.table_names()) == samples | ledger | {"migrations", "seals"}
     recorded = db.execute("SELECT number, name, since FROM migrations").fetchall()
     assert recorded == [(each.number, each.name, each.since) for each in MIGRATIONS]
 
@@ -56,7 +56,8 @@ def test_a_failing_migration_leaves_neither_change_nor_record(tmp_path: Path, db
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_newer_schema_says_which_version_is_needed(tmp_path: Path, read_only: bool) -> None:
     open_database(tmp_path / "run.db", migrations=[*MIGRATIONS, NEXT]).close()
-    with pytest.raises(DamagedError, match=r"has schema 2 .* up to 1: install lifelong 9\.9\.0 or newer"):
+    told = rf"has schema {NEXT.number} .* up to {NEXT.number - 1}: install lifelong 9\.9\.0 or newer"
+    with pytest.raises(DamagedError, match=told):
         open_database(tmp_path / "run.db", read_only=read_only)
 
 

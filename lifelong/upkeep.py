@@ -1,0 +1,152 @@
+"""What is done for a run between two timesteps: what `keep` says is let go, and the database is copied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lifelong.config import KeepConfig, RunConfig, parse_config
+from lifelong.context import ADAPTER, Stores
+from lifelong.signals import ALIGNMENT, MEASURED
+from stores.backup import back_up, is_current
+from stores.commit import garbage, sweep, verify
+from stores.database import transaction
+from stores.digest import weights_of
+from stores.errors import DamagedError
+from stores.fsck import FOLDERS
+from stores.ledger import FileRecord
+from stores.repack import dead_packs, repack
+from stores.shards import Shard
+
+FEEDING = "feeding"
+"""Key of the request that is under way: timestep, feed and configuration; null where none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What was, or would be, removed. path: relative to the run; bytes: that it gives back; why: in words."""
+
+    path: str
+    bytes: int
+    why: str
+
+
+def keep_config(stores: Stores, timestep: int, config: RunConfig) -> None:
+    """Put the configuration of a timestep on record: by it, what the timestep left can be made again."""
+    values = config.model_dump(mode="json")
+    if stores.ledger.get_meta(_config_key(timestep)) != values:
+        stores.ledger.set_meta(_config_key(timestep), values)
+
+
+def config_of(stores: Stores, timestep: int) -> RunConfig | None:
+    """The configuration that a timestep ran with; None if it is not on record."""
+    values = stores.ledger.get_meta(_config_key(timestep))
+    return None if values is None else parse_config(values, f"the configuration of timestep {timestep}")
+
+
+def settle(stores: Stores) -> None:
+    """After a timestep: let go what its configuration does not keep, and copy the database.
+
+    Can be done again at any time while no timestep is under way; where nothing is left to do it changes nothing.
+    """
+    last = _last_finished(stores)
+    if last is None:
+        return
+    request = stores.ledger.get_meta(FEEDING)
+    if request is not None:
+        with transaction(stores.db):
+            # A timestep that an earlier version finished has its configuration in the request alone.
+            if config_of(stores, last) is None:
+                stores.ledger.set_meta(_config_key(last), request["config"])
+            stores.ledger.set_meta(FEEDING, None)
+    config = config_of(stores, last)
+    _release(stores, KeepConfig() if config is None else config.keep)
+    _copy_and_sweep(stores)
+
+
+def collect_garbage(stores: Stores, keep: KeepConfig) -> list[Freed]:
+    """Let go what `keep` does not ask for, and the images that nothing needs any more; no timestep may be under way."""
+    freed = list(removable(stores, keep))
+    _release(stores, keep)
+    if dead_packs(stores.media):
+        repack(stores.media)
+    _copy_and_sweep(stores)
+    return freed
+
+
+def removable(stores: Stores, keep: KeepConfig) -> Iterator[Freed]:
+    """What `collect_garbage` would remove."""
+    for path in garbage(stores.root, stores.ledger.known_paths(), FOLDERS):
+        yield Freed(path, _size(stores, path), "no row needs it")
+    for record in _old_adapters(stores, keep):
+        yield Freed(record.committed.path, record.committed.bytes, f"{record.holds}: beyond keep.checkpoints")
+    for shard in _old_signals(stores, keep):
+        yield Freed(shard.path, shard.bytes, f"{shard.holds}: beyond keep.signals")
+    for pack in dead_packs(stores.media):
+        yield Freed(pack.path, pack.dead, "images of pruned samples")
+
+
+def _release(stores: Stores, keep: KeepConfig) -> None:
+    adapters = [record for record in _old_adapters(stores, keep) if _is_whole(stores, record)]
+    signals = list(_old_signals(stores, keep))
+    if not adapters and not signals:
+        return
+    weights = [weights_of(stores.root, record) for record in adapters]
+    with transaction(stores.db):
+        for record, hashes in zip(adapters, weights, strict=True):
+            stores.ledger.release_file(record, hashes)
+        for timestep, kind in sorted({(shard.timestep, shard.kind) for shard in signals}):
+            stores.ledger.release_shards(timestep, kind)
+
+
+def _copy_and_sweep(stores: Stores) -> None:
+    """The new copy first: what only the old one needs is garbage after it."""
+    if not is_current(stores.db, stores.root):
+        back_up(stores.db, stores.root)
+    sweep(stores.root, stores.ledger.known_paths(), FOLDERS)
+
+
+def _is_whole(stores: Stores, record: FileRecord) -> bool:
+    """A damaged adapter stays for `lifelong fsck` to name: the digest would take its hashes for those of the run."""
+    try:
+        verify(stores.root, record.committed, holds=record.holds)
+    except DamagedError:
+        return False
+    return True
+
+
+def _old_adapters(stores: Stores, keep: KeepConfig) -> Iterator[FileRecord]:
+    last = _last_finished(stores)
+    for record in stores.ledger.files():
+        old = keep.checkpoints and last is not None and record.timestep <= last - keep.checkpoints
+        if record.kind == ADAPTER and old and record.timestep > 0:
+            yield record
+
+
+def _old_signals(stores: Stores, keep: KeepConfig) -> Iterator[Shard]:
+    last = _last_finished(stores)
+    for shard in stores.ledger.shards():
+        old = keep.signals and last is not None and shard.timestep <= last - keep.signals
+        if old and (shard.kind == MEASURED or shard.kind.startswith(ALIGNMENT)):
+            yield shard
+
+
+def _last_finished(stores: Stores) -> int | None:
+    """The last timestep, or None if there is none or it is under way."""
+    last = stores.ledger.last_timestep()
+    return last if last and stores.ledger.phase(last, "prune") is not None else None
+
+
+def _config_key(timestep: int) -> str:
+    return f"config/{timestep:04d}"
+
+
+def _size(stores: Stores, path: str) -> int:
+    found: Any = stores.root / path
+    if not found.is_dir():
+        return int(found.stat().st_size)
+    return sum(
+        os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(found) for name in names
+    )
