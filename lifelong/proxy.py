@@ -38,9 +38,8 @@ def train_proxy(context: Context) -> None:
     from lifelong.train import train, training_order
 
     config = context.config
-    rows = _trainable(context)
+    rows, lengths = _trainable(context)
     pool = context.stores.pool.arrays()
-    lengths = pool["n_images"][rows] * 100_000 + pool["text_chars"][rows]
     order = training_order(lengths, 1, config.train.batch_size, context.rng("proxy", "order"))
     vlm = context.current_model()
     context.models.altered()
@@ -58,17 +57,20 @@ def train_proxy(context: Context) -> None:
     context.progress.say(f"  proxy     {trained.steps} steps on {len(order)} samples, {kept} checkpoints")
 
 
-def _trainable(context: Context) -> np.ndarray:
-    """Rows of the live pool that the model's processor takes; the measure phase quarantines the others."""
+def _trainable(context: Context) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the live pool that the model's processor takes, and their tokens; the rest is quarantined later."""
     from lifelong.measure.passes import ReadPass
     from lifelong.measure.pool import measure
 
     config, stores = context.config.measure, context.stores
     ordinals = stores.pool.arrays()["ordinal"]
     readable: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
     for first in range(0, len(ordinals), config.shard_size):
         rows = list(stores.pool.rows(ordinals[first : first + config.shard_size]))
         passes = [ReadPass(context.current_model())]
-        readable.append(measure(rows, stores.loader, passes, config.batch_size, frozenset()).ordinals)
+        found = measure(rows, stores.loader, passes, config.batch_size, frozenset())
+        readable.append(found.ordinals)
+        tokens.append(found.arrays.get("tokens", np.empty(0)))
         context.progress.step("samples read", first + len(rows), len(ordinals))
-    return np.searchsorted(ordinals, np.concatenate(readable))
+    return np.searchsorted(ordinals, np.concatenate(readable)), np.concatenate(tokens)

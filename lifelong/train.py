@@ -5,78 +5,83 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from lifelong.config import TrainConfig
+from lifelong.interrupt import deferred_interrupt
 from lifelong.measure.passes import predictions
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
+from lifelong.trainer import AdapterTrainer, Task
 
 BUCKET_BATCHES = 50
-"""Batches drawn at random before samples are brought together by length."""
+"""About this many batches are drawn at random before samples are brought together by length."""
+
+Save = Callable[[int, Callable[[Path], None]], None]
+"""Keeps the state of a training: (optimiser steps done, what fills a folder with it)."""
 
 
 def training_order(lengths: np.ndarray, epochs: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
     """(n · epochs,) int64 positions: the order in which n samples are trained on.
 
     lengths: (n,) any measure that grows with a sample's cost. Within an epoch every sample comes once; a
-    batch holds samples of like length, so that little is padded; the batches themselves come in random order.
+    batch (`epoch_batches`) holds samples of like length, so that little is padded; the batches themselves come
+    in random order, a short one last.
     """
     count = len(lengths)
+    total = -(-count // batch_size)
+    buckets = max(1, round(total / BUCKET_BATCHES))
+    cuts = [total * number // buckets * batch_size for number in range(1, buckets)]
     order: list[np.ndarray] = []
     for _ in range(epochs):
         shuffled = rng.permutation(count)
         batches: list[np.ndarray] = []
-        for start in range(0, count, batch_size * BUCKET_BATCHES):
-            bucket = shuffled[start : start + batch_size * BUCKET_BATCHES]
+        for bucket in np.split(shuffled, cuts):
             bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
             batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-        # A short batch anywhere but at the end would shift all later batch boundaries.
+        # A short batch anywhere but at the end would shift all later batch boundaries of the epoch.
         short = [batch for batch in batches if len(batch) < batch_size]
         full = [batch for batch in batches if len(batch) == batch_size]
         order += [full[i] for i in rng.permutation(len(full))] + short
     return np.concatenate(order) if order else np.empty(0, np.int64)
 
 
+def epoch_batches(total: int, epochs: int, batch_size: int) -> list[range]:
+    """The batches of an order of `total` positions: consecutive, of one epoch each, the last of an epoch the rest.
+
+    Raises: ValueError if the epochs cannot be of one length.
+    """
+    if total % epochs:
+        raise ValueError(f"an order of {total} positions is not one of {epochs} epochs")
+    length = total // epochs
+    return [
+        range(start, min(start + batch_size, end))
+        for end in range(length, total + 1, length or 1)
+        for start in range(end - length, end, batch_size)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training did: optimiser steps and the mean training loss (nats a token)."""
+    """What training did: optimiser steps and the mean training loss (nats a token).
+
+    skipped: steps without effect, since their gradient was not finite: {"step": from 1, "items": as loaded};
+    split: how many times a batch was halved because it did not fit in memory.
+    """
 
     steps: int
     loss: float
-
-
-class _InOrder(Dataset):  # type: ignore[type-arg]
-    def __init__(self, order: Sequence[int], load: Callable[[int], Any]) -> None:
-        self.order = order
-        self.load = load
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> Any:
-        return self.load(int(self.order[position]))
-
-
-class Task(Protocol):
-    """What is learned of the items that are loaded."""
-
-    def collate(self, items: list[Any]) -> dict[str, Any]:
-        """A batch; its "labels" are the tokens to predict, -100 where there is none."""
-        ...
-
-    def loss(self, model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int | None) -> torch.Tensor:
-        """Of a batch: the mean over its labels, or their sum over `tokens`, the labels of the whole step."""
-        ...
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    split: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +98,6 @@ class Answers:
         labels = inputs.pop("labels")
         empty = torch.zeros_like(labels, dtype=torch.bool)
         return answer_loss(self.vlm, Batch(inputs, labels != -100, empty, empty), tokens, model)
-
-
-class _Trainer(Trainer):
-    """Keeps the given order, and computes logits at answer positions only."""
-
-    def __init__(self, vlm: VisionLanguageModel, task: Task, **options: Any) -> None:
-        super().__init__(model=vlm.model, **options)
-        # Some families (Qwen-VL) say that their own loss takes no count of tokens; that of a task does.
-        self.model_accepts_loss_kwargs = True
-        self._task = task
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        return self._task.loss(model, inputs, num_items_in_batch)
 
 
 def answer_loss(
@@ -137,51 +124,72 @@ def train(
     checkpoints: int = 0,
     keep: Callable[[int, int], None] = lambda number, step: None,
     task: Task | None = None,
+    save: Save | None = None,
+    resume: Path | None = None,
 ) -> Trained:
-    """Train the adapter in place on what `load` gives, in `order` (ordinals, epochs included).
+    """Train the adapter in place on what `load` gives, in `order` (ordinals, config.epochs of one length each).
 
-    load: conversations, or what `task` collates; by default their answers are learned.
+    load: conversations, or what `task` collates; by default their answers are learned. With config.workers it
+    is called in forked processes.
 
     seed: of dropout. keep: called (number, step) at `checkpoints` steps spaced evenly, the last step among
     them; fewer where there are not so many steps. The process's global generators are left as they were.
+
+    save: called every config.checkpoint_steps steps, and at Ctrl-C, which then ends the training after the step
+    that it falls in. resume: a folder that it filled; the training goes on from there to the same bits.
+
+    Raises:
+        TrainingError: the loss is not finite, or the gradient was not for several steps; a sample is refused by the
+            model's processor, or alone does not fit in memory. The adapter is then that of the last step.
     """
     if not len(order):
         return Trained(0, float("nan"))
-    task = task or Answers(vlm)
-    with _preserved_generators(), tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.accumulate,
-            num_train_epochs=1,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.schedule,
-            warmup_steps=config.warmup,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            seed=seed % (1 << 31),
-            use_cpu=vlm.device.type == "cpu",
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            dataloader_pin_memory=vlm.device.type != "cpu",
-        )
-        trainer = _Trainer(
-            vlm,
-            task,
-            args=arguments,
-            train_dataset=_InOrder(order, load),
-            data_collator=task.collate,
+    interruptible = deferred_interrupt() if save else nullcontext(lambda: False)
+    with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, interruptible as interrupted:
+        trainer = AdapterTrainer(
+            vlm.model,
+            task or Answers(vlm),
+            order,
+            epoch_batches(len(order), config.epochs, config.batch_size),
+            load,
+            args=_arguments(vlm, config, seed, scratch),
             callbacks=[_Progress(progress), _Checkpoints(checkpoints, keep)],
         )
         trainer.remove_callback(PrinterCallback)
+        if save:
+            trainer.add_callback(_Saving(trainer, save, config.checkpoint_steps, interrupted))
         vlm.model.train()
-        result = trainer.train()
-        vlm.model.eval()
-    return Trained(int(result.global_step), float(result.training_loss))
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        finally:
+            vlm.model.eval()
+    steps, record = trainer.state.global_step, trainer.record
+    return Trained(steps, record.loss / steps, record.skipped, record.split)
+
+
+def _arguments(vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        num_train_epochs=1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed % (1 << 31),
+        use_cpu=vlm.device.type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=vlm.device.type != "cpu",
+    )
 
 
 class _Progress(TrainerCallback):
@@ -196,13 +204,33 @@ class _Checkpoints(TrainerCallback):
     def __init__(self, count: int, keep: Callable[[int, int], None]) -> None:
         self.count = count
         self.keep = keep
-        self._kept = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        due = {round(state.max_steps * number / self.count) for number in range(1, self.count + 1)}
+        steps = {round(state.max_steps * number / self.count) for number in range(1, self.count + 1)}
+        due = sorted(steps - {0})
         if state.global_step in due:
-            self.keep(self._kept, state.global_step)
-            self._kept += 1
+            self.keep(due.index(state.global_step), state.global_step)
+
+
+class _Saving(TrainerCallback):
+    """Saves the state every `interval` steps (0: never), and before it gives way to Ctrl-C."""
+
+    def __init__(
+        self, trainer: AdapterTrainer, save: Save, interval: int, interrupted: Callable[[], bool]
+    ) -> None:
+        self.trainer = trainer
+        self.save = save
+        self.interval = interval
+        self.interrupted = interrupted
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        due = self.interval and step % self.interval == 0 and step < state.max_steps
+        interrupted = self.interrupted()
+        if due or interrupted:
+            self.save(step, self.trainer.write)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lifelong.signals import MEASURED, trajectory_kind
 from lifelong.validation import validation_vectors
 from stores.commit import Committed
 from stores.features import open_features
-from stores.shards import read_array, write_shard
+from stores.shards import Shard, read_array, write_shard
 
 ALIGNMENT = frozenset({"alignment"})
 
@@ -43,7 +43,7 @@ def measure(context: Context) -> Outcome:
         shard = write_shard(context.root, context.timestep, MEASURED, position, arrays)
         stores.ledger.shard_commit(context.timestep, MEASURED, position, shard, len(measured.ordinals))
     _measure_trajectory(context)
-    _ask_producers(context)
+    ask_producers(context)
     return _outcome(context, validation_vectors(context))
 
 
@@ -72,7 +72,7 @@ def _measure_trajectory(context: Context) -> None:
             )
 
 
-def _ask_producers(context: Context) -> None:
+def ask_producers(context: Context) -> None:
     """Features that depend on content alone, of the samples that have none yet."""
     producers = context.producers()
     if not producers:
@@ -117,19 +117,26 @@ def _measure_block(
         reason = next(iter(measured.faults.values()))
         raise InputError(f"none of {len(rows)} samples can be measured; the first: {reason}")
     if not signals:
-        sound = [ordinal for ordinal in ordinals.tolist() if ordinal not in measured.faults]
-        return Measured(np.array(sound, dtype=np.int64), {}, measured.faults)
+        sound = np.array([each for each in ordinals.tolist() if each not in measured.faults], dtype=np.int64)
+        tokens = np.zeros(len(sound))
+        if "tokens" in measured.arrays:
+            tokens[np.searchsorted(sound, measured.ordinals)] = measured.arrays["tokens"]
+        return Measured(sound, {"tokens": tokens}, measured.faults)
+    measured.arrays.setdefault("tokens", np.zeros(len(measured.ordinals)))  # 0: no pass has read them all
     return measured
 
 
 def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
     shards = context.stores.ledger.shards(context.timestep, MEASURED)
     faults: dict[int, str] = {}
+    halved = 0
     for shard in shards:
         faults.update(faults_in(read_array(context.root / shard.path, "faults")))
+        halved += int(read_array(context.root / shard.path, "halved").sum())
     result = {
         "measured": sum(shard.rows for shard in shards),
         "quarantined": len(faults),
+        "halved": halved,
         "signals": sorted(context.method.measures.signals),
         "passes": list(context.method.measures.passes),
         "bytes": sum(shard.bytes for shard in shards),
@@ -139,7 +146,19 @@ def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
         ordinals = sorted(faults)
         reasons = [faults[ordinal] for ordinal in ordinals]
         context.stores.pool.bury(context.timestep, ordinals, reasons, status="quarantined")
+        context.stores.pool.record_tokens(*_tokens_of_arrivals(context, shards))
         # What the last training kept has been measured; the train phase removes the files.
         context.stores.ledger.release_shards(context.timestep - 1, TRAJECTORY)
 
     return Outcome(result, files, apply=bury)
+
+
+def _tokens_of_arrivals(context: Context, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
+    """(ordinals, tokens) of the samples that arrived at this timestep and were read."""
+    pool = context.stores.pool.arrays()
+    arrived = pool["ordinal"][pool["arrived"] == context.timestep]
+    read = [context.root / shard.path for shard in shards if shard.rows]
+    ordinals = np.concatenate([read_array(path, "ordinal") for path in read] or [np.empty(0, np.int64)])
+    tokens = np.concatenate([read_array(path, "tokens") for path in read] or [np.empty(0)]).astype(np.int64)
+    known = np.isin(ordinals, arrived) & (tokens > 0)
+    return ordinals[known], tokens[known]

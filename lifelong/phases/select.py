@@ -6,6 +6,7 @@ import numpy as np
 
 from lifelong.config import budget_of
 from lifelong.context import Context, Outcome
+from lifelong.lengths import sample_lengths
 from lifelong.train import training_order
 from lifelong.unjudged import kept_apart
 from policies.allocators import ClusterFacts, proportional
@@ -35,7 +36,7 @@ def select(context: Context) -> Outcome:
         candidate |= group.mask
         chosen += _select_group(context, group, read, score, clusters, apart, rank, stratum)
     selected = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
-    lengths = pool["n_images"][selected] * 100_000 + pool["text_chars"][selected]
+    lengths = sample_lengths(stores.pool, pool, selected)
     order = training_order(lengths, config.epochs, config.batch_size, context.rng("select", "order"))
     files = [
         (

@@ -77,7 +77,7 @@ def test_signals_are_those_of_the_conversations_in_order(vlm: VisionLanguageMode
     found = measure(rows, loader, everything(vlm), 5, ALL)
     assert found.faults == {}
     assert found.ordinals.tolist() == list(range(16))
-    assert set(found.arrays) == ALL | {"answer_tokens"}
+    assert set(found.arrays) == ALL | {"answer_tokens", "tokens"}
     expected: Arrays = {}
     for each in everything(vlm):
         expected |= each(mixed())
@@ -135,9 +135,9 @@ def test_a_model_that_gives_no_finite_value_is_a_fault(stored: Any) -> None:
 def test_only_the_signals_wanted_are_kept(vlm: VisionLanguageModel, stored: Any) -> None:
     rows, loader = stored(mixed()[:3])
     found = measure(rows, loader, everything(vlm), 4, frozenset({"el2n", "nll_blind"}))
-    assert set(found.arrays) == {"el2n", "nll_blind", "answer_tokens"}
+    assert set(found.arrays) == {"el2n", "nll_blind", "answer_tokens", "tokens"}
     read = measure(rows, loader, [ReadPass(vlm)], 4, frozenset())
-    assert set(read.arrays) == {"answer_tokens"}
+    assert set(read.arrays) == {"answer_tokens", "tokens"}
 
 
 def test_nothing_measured_is_no_row(vlm: VisionLanguageModel, stored: Any) -> None:

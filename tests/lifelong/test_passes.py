@@ -29,6 +29,7 @@ def explicit(vlm: VisionLanguageModel, conversation: Conversation, layer: int) -
         "el2n": (p - one_hot(labels, p.shape[1])).norm(dim=1).mean().numpy(),
         "entropy": -torch.special.xlogy(p, p).sum(-1).mean().numpy(),
         "answer_tokens": np.array(float(len(labels))),
+        "tokens": np.array(float(batch.inputs["input_ids"].shape[1])),
         "hidden": (hidden / hidden.norm()).numpy(),
     }
 
@@ -73,6 +74,7 @@ def test_all_signals_of_one_backward(vlm: VisionLanguageModel) -> None:
         "el2n": (5,),
         "entropy": (5,),
         "answer_tokens": (5,),
+        "tokens": (5,),
         "gradient_norm": (5,),
         "gradient": (5, 64),
         "hidden": (5, width),
@@ -122,6 +124,8 @@ def test_blind_pass_of_a_picture_without_words(vlm: VisionLanguageModel) -> None
     assert np.isfinite(BlindPass(vlm)([chat(IMAGE, "a red circle")])["nll_blind"]).all()
 
 
-def test_read_pass_counts_answer_tokens_without_the_model(vlm: VisionLanguageModel) -> None:
-    expected = AnswerPass(vlm)(mixed())["answer_tokens"]
-    np.testing.assert_array_equal(ReadPass(vlm)(mixed())["answer_tokens"], expected)
+def test_read_pass_counts_tokens_without_the_model(vlm: VisionLanguageModel) -> None:
+    expected, found = AnswerPass(vlm)(mixed()), ReadPass(vlm)(mixed())
+    assert found.keys() == {"answer_tokens", "tokens"}
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])

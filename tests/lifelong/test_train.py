@@ -18,7 +18,7 @@ from lifelong.config import TrainConfig
 from lifelong.measure.passes import answer_nll
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel
-from lifelong.train import BUCKET_BATCHES, Trained, answer_loss, train, training_order
+from lifelong.train import BUCKET_BATCHES, Trained, answer_loss, epoch_batches, train, training_order
 from tests.conftest import IMAGE, Loader, assert_close, chat, mixed
 
 Weights = dict[str, torch.Tensor]
@@ -181,7 +181,7 @@ def test_it_learns(family: str, load_tiny: Loader) -> None:
     vlm = load_tiny(family, rank=8, alpha=8, dropout=0.0, trained=("lm_head",))
     before = answer_nll(vlm, conversations)
     order = training_order(np.ones(16), 70, 16, np.random.default_rng(0)).tolist()
-    result = run(vlm, conversations, order, learning_rate=1e-2, batch_size=16)
+    result = run(vlm, conversations, order, learning_rate=1e-2, batch_size=16, epochs=70)
     after = answer_nll(vlm, conversations)
     assert result.steps == 70
     assert before.min() > 5
@@ -205,20 +205,51 @@ def test_every_sample_once_an_epoch(lengths: list[int], epochs: int, batch_size:
         assert sorted(epoch) == list(range(len(lengths)))
 
 
-def padding(lengths: np.ndarray, order: np.ndarray, batch_size: int) -> float:
+def padding(lengths: np.ndarray, order: np.ndarray, epochs: int, batch_size: int) -> float:
     """Share of the tokens of all batches that are padding."""
-    batches = [lengths[order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
+    batches = [lengths[order[batch]] for batch in epoch_batches(len(order), epochs, batch_size)]
     whole = sum(len(batch) * batch.max() for batch in batches)
     return 1 - lengths[order].sum() / whole
 
 
-@pytest.mark.parametrize("count", [64, 800, 2000])
-def test_batches_are_of_like_length(count: int) -> None:
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("count", [250, 443, 2000])
+def test_batches_are_of_like_length_in_every_epoch(count: int, epochs: int) -> None:
+    """Also where an epoch does not end with a full batch: none of the next one fills it up."""
     rng = np.random.default_rng(3)
-    lengths = rng.integers(10, 500, count)
-    order = training_order(lengths, 1, 8, rng)
-    assert padding(lengths, order, 8) < 0.15
-    assert padding(lengths, rng.permutation(count), 8) > 0.35
+    lengths = rng.lognormal(4, 0.7, count).astype(int) + 10
+    order = training_order(lengths, epochs, 8, rng)
+    assert padding(lengths, order, epochs, 8) < 0.10
+    assert padding(lengths, rng.permutation(len(order)) % count, epochs, 8) > 0.35
+
+
+@given(count=st.integers(0, 50), epochs=st.integers(1, 4), batch_size=st.integers(1, 9))
+def test_batches_are_the_order_cut_within_its_epochs(count: int, epochs: int, batch_size: int) -> None:
+    batches = epoch_batches(count * epochs, epochs, batch_size)
+    assert [position for batch in batches for position in batch] == list(range(count * epochs))
+    assert len(batches) == epochs * -(-count // batch_size)
+    assert all(len({position // count for position in batch}) == 1 for batch in batches)
+    assert all(len(batch) == batch_size or (batch.stop % count == 0) for batch in batches)
+
+
+def test_an_order_that_is_not_of_whole_epochs_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 positions is not one of 2 epochs"):
+        epoch_batches(7, 2, 4)
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 6), (2, 3), (4, 2), (6, 1)])
+def test_steps_count_the_batches_of_all_epochs(load_tiny: Loader, accumulate: int, steps: int) -> None:
+    """Five samples in batches of two, twice: three batches an epoch, which accumulate across its end."""
+    order = [*range(5), *range(4, -1, -1)]
+    shapes: list[int] = []
+    vlm = load_tiny("llava")
+    hook = vlm.model.register_forward_pre_hook(
+        lambda model, args, inputs: shapes.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    result = run(vlm, mixed()[:5], order, epochs=2, batch_size=2, accumulate=accumulate)
+    hook.remove()
+    assert shapes == [2, 2, 1, 2, 2, 1]
+    assert result.steps == steps
 
 
 def test_batches_come_in_random_order() -> None:
