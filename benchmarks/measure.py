@@ -20,7 +20,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import peers
+from benchmarks import others, peers
 from benchmarks.memory import peak_mb
 from benchmarks.models import MODELS, NotInstalledError
 from benchmarks.timing import Times, interleaved
 from lifelong.config import LoraConfig, ModelConfig, TrainConfig
 from lifelong.measure.passes import AnswerPass, batch_nll
-from lifelong.measure.projectors import CountSketch, Trak
+from lifelong.measure.projectors import CountSketch, Projector, Trak
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel, load
 
@@ -44,6 +44,8 @@ BATCH = 16
 SEED = 0
 SAMPLES = {"tiny": 128, "small": 128, "smollm2": 32}
 DIMS = (1024, 5120)
+MOST_SIGNS = 1 << 29
+"""Signs of a dense projection that TRAK is asked to draw, 12.7 ns each, in the rows that compare with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,13 @@ class Bench:
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(range(len(self.vlm.decoder_layers)))
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """The layers on which TRAK can be run in bearable time: all, or the middle one of a large adapter."""
+        middle = self.layers[len(self.layers) // 2]
+        size = sum(p.numel() for p in peers.adapter_parameters(self.vlm, self.layers))
+        return self.layers if size <= MOST_SIGNS // DIMS[0] else (middle,)
 
     @property
     def tokens(self) -> int:
@@ -148,50 +157,58 @@ def ours(bench: Bench) -> list[Row]:
         ("attended, singular values, hidden: more", partial(measured, bench, more), 0.15, ALL),
         ("image grounding: more", partial(blind, bench), 0.55, None),
         (
-            "all layers, TRAK 1024 dims + nll, EL2N, entropy, norm",
-            partial(measured, bench, width(layers, Trak(1024, SEED))),
+            f"{of(bench.compared)}TRAK 1024 dims + nll, EL2N, entropy, norm",
+            partial(measured, bench, width(bench.compared, Trak(1024, SEED))),
             None,
             None,
         ),
     ]
 
 
+def of(layers: Sequence[int]) -> str:
+    return "middle layer, " if len(layers) == 1 else "all layers, "
+
+
 def theirs(bench: Bench, dims: Sequence[int]) -> Iterator[Row]:
-    vlm, layers = bench.vlm, bench.layers
+    """Of one batch: they are slow, and a ratio needs no more."""
+    vlm, layers = bench.vlm, bench.compared
     yield "peer: one sample at a time", partial(each_alone, bench), None, None
     for dim in dims:
         yield (
-            f"peer: reference loop + TRAK {dim}",
+            f"peer: {of(layers)}reference loop + TRAK {dim}",
             partial(peers.reference, vlm, bench.singles, layers, dim, SEED),
             None,
             None,
         )
         yield (
-            f"peer: TRAK functional {dim}",
+            f"peer: {of(layers)}TRAK functional {dim}",
             partial(peers.trak, vlm, bench.batches, layers, dim, SEED),
             None,
             None,
         )
 
 
-def table(bench: Bench, rounds: int, dims: Sequence[int], peer_rounds: int, tflops: float) -> Iterator[Line]:
-    """The rows of one model: ours, then those of others, in rounds of their own with the floor among them."""
-    for rows, count in ((ours(bench), rounds), (list(theirs(bench, dims)), peer_rounds)):
-        contestants = {"floor": partial(floor, bench)} | {row[0]: row[1] for row in rows}
-        times = interleaved(contestants, count, SEED, wait=partial(finished, bench.vlm.device))
-        seconds = float(np.median(times.seconds["floor"]))
-        if count is rounds and rows[0][0] == "forward alone":
-            yield Line(
-                bench.name,
-                "floor",
-                1.0,
-                1.0,
-                1.0,
-                peak_mb=peak_mb(contestants["floor"], bench.vlm.device),
-                **speed(bench, seconds, tflops),
-            )
-        for name, work, bar, less in rows:
-            yield line(bench, times, (name, work, bar, less), tflops)
+def in_packages(packages: Sequence[others.Peer]) -> Iterator[Row]:
+    for peer in packages:
+        if peer.prepared:
+            yield f"peer: {peer.name}", peer.prepared(SEED), None, None
+
+
+def one_batch(bench: Bench) -> Bench:
+    """With the batch in the middle alone."""
+    middle = len(bench.batches) // 2
+    singles = bench.singles[BATCH * middle : BATCH * (middle + 1)]
+    return replace(bench, batches=bench.batches[middle : middle + 1], blinded=[], singles=singles)
+
+
+def table(
+    bench: Bench, rows: Sequence[Row], rounds: int, tflops: float, warm_up: bool = True
+) -> Iterator[Line]:
+    """The floor, then each of the rows."""
+    contestants = {"floor": partial(floor, bench)} | {row[0]: row[1] for row in rows}
+    times = interleaved(contestants, rounds, SEED, partial(finished, bench.vlm.device), warm_up)
+    for row in (("floor", contestants["floor"], None, None), *rows):
+        yield line(bench, times, row, tflops)
 
 
 def line(bench: Bench, times: Times, row: Row, tflops: float) -> Line:
@@ -224,31 +241,72 @@ def speed(bench: Bench, seconds: float, tflops: float) -> dict[str, Any]:
     return found
 
 
-def quality(bench: Bench, dims: Sequence[int], seeds: int) -> Iterator[Line]:
-    """Of the sketch and of TRAK with the same seeds, against exact gradients by autograd; medians over seeds."""
+def memory(bench: Bench) -> Iterator[Line]:
+    """The most memory that measuring takes: beside the floor, and beside measuring the longer half of the samples."""
+    every = AnswerPass(bench.vlm, bench.layers, CountSketch(1024, SEED), len(bench.layers) // 2, True, True)
+    half = replace(bench, batches=bench.batches[len(bench.batches) // 2 :])
+    whole = peak_mb(partial(measured, bench, every), bench.vlm.device)
+    for name, other, bar in (
+        ("peak memory: all signals to floor", partial(floor, bench), 1.30),
+        ("peak memory: all samples to half of them", partial(measured, half, every), 1.05),
+    ):
+        base = peak_mb(other, bench.vlm.device)
+        if whole is not None and base is not None:
+            yield Line(bench.name, name, *[whole / base] * 3, bar=bar, peak_mb=whole)
+
+
+def quality(bench: Bench, dims: Sequence[int], packages: Sequence[others.Peer], seeds: int) -> Iterator[Line]:
+    """Of all vectors with the same seeds, against exact gradients by autograd; medians over seeds."""
     from scipy.stats import spearmanr
     from sklearn.metrics import adjusted_rand_score
 
-    exact = peers.one_by_one(bench.vlm, bench.singles, bench.layers).double()
+    exact = peers.one_by_one(bench.vlm, bench.singles, bench.compared)
     pairs = tuple(torch.triu_indices(len(exact), len(exact), 1))
-    inner = (exact @ exact.T)[pairs].cpu().numpy()
-    truth = [clusters(exact, bench.tasks, seed) for seed in range(seeds)]
+    inner = inner_products(exact, pairs)
+    truth = [clusters(exact.double(), bench.tasks, seed) for seed in range(seeds)]
     agreement = [adjusted_rand_score(a, b) for a, b in zip(truth, truth[1:] + truth[:1], strict=True)]
-    yield Line(bench.name, "quality: exact", spearman=1.0, ari=float(np.median(agreement)))
+    which = of(bench.compared)
+    yield Line(bench.name, f"quality: {which}exact", spearman=1.0, ari=float(np.median(agreement)))
+    # The packages project all layers.
+    for name, vectors in sources(exact, dims, packages if bench.compared == bench.layers else ()):
+        correlations, scores = [], []
+        for seed in range(seeds):
+            found = vectors(seed)
+            correlations.append(float(spearmanr(inner, inner_products(found, pairs)).statistic))
+            scores.append(adjusted_rand_score(truth[seed], clusters(found.double(), bench.tasks, seed)))
+        yield Line(
+            bench.name,
+            f"quality: {which}{name}",
+            spearman=float(np.median(correlations)),
+            ari=float(np.median(scores)),
+        )
+
+
+def sources(
+    exact: torch.Tensor, dims: Sequence[int], packages: Sequence[others.Peer]
+) -> Iterator[tuple[str, Callable[[int], torch.Tensor]]]:
+    """(name, seed → vectors): the sketch and TRAK of the exact gradients, and what the packages make."""
     for dim in dims:
         for name, projector in (("sketch", CountSketch), ("TRAK", Trak)):
-            correlations, scores = [], []
-            for seed in range(seeds):
-                vectors = projector(dim, seed).project([("all", exact.float())])[0].double()
-                found = (vectors @ vectors.T)[pairs].cpu().numpy()
-                correlations.append(float(spearmanr(inner, found).statistic))
-                scores.append(adjusted_rand_score(truth[seed], clusters(vectors, bench.tasks, seed)))
-            yield Line(
-                bench.name,
-                f"quality: {name} {dim}",
-                spearman=float(np.median(correlations)),
-                ari=float(np.median(scores)),
-            )
+            yield f"{name} {dim}", partial(projected, exact, projector, dim)
+    for peer in packages:
+        if peer.prepared:
+            yield peer.name, partial(vectors_of, peer.prepared)
+
+
+def projected(
+    exact: torch.Tensor, projector: Callable[[int, int], Projector], dim: int, seed: int
+) -> torch.Tensor:
+    return projector(dim, seed).project([("all", exact)])[0]
+
+
+def vectors_of(prepared: Callable[[int], others.Run], seed: int) -> torch.Tensor:
+    return prepared(seed)()
+
+
+def inner_products(vectors: torch.Tensor, pairs: tuple[torch.Tensor, ...]) -> np.ndarray:
+    doubles = vectors.double()
+    return (doubles @ doubles.T)[pairs].cpu().numpy()
 
 
 def clusters(vectors: torch.Tensor, k: int, seed: int) -> np.ndarray:
@@ -340,10 +398,17 @@ def lines(given: argparse.Namespace) -> Iterator[Line]:
                 yield Line(name, "skipped", note=str(error))
                 continue
             dims = DIMS[:1] if given.quick else DIMS
-            yield from table(
-                bench, given.rounds, dims, 1 if given.quick else given.peer_rounds, given.peak_tflops
-            )
-            yield from quality(bench, dims, 1 if given.quick else 3)
+            packages = list(others.tried(bench.vlm, bench.batches, dims))
+            for peer in packages:
+                if peer.missing:
+                    yield Line(bench.name, f"peer: {peer.name}", note=peer.missing)
+            rows = [*ours(bench), *in_packages(packages)]
+            yield from table(bench, rows, given.rounds, given.peak_tflops)
+            alone = one_batch(bench)
+            slow = list(theirs(alone, dims))
+            yield from table(alone, slow, given.peer_rounds, given.peak_tflops, warm_up=not given.quick)
+            yield from memory(bench)
+            yield from quality(bench, dims, packages, 1 if given.quick else 3)
 
 
 def main() -> None:
@@ -367,6 +432,8 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="one object a line")
     given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.peer_rounds = min(given.rounds, 5), 1
     given.models = given.models or (["tiny", "small"] if given.quick else list(MODELS))
     if given.threads:
         torch.set_num_threads(given.threads)

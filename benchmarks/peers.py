@@ -7,8 +7,7 @@ path (torch.func, one batch at a time) over the adapter's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -134,12 +133,3 @@ def trak_projector(size: int, dim: int, seed: int, device: torch.device) -> Any:
     if device.type == "cuda":
         return CudaProjector(**options, device=device, max_batch_size=PROJECTED_EVERY)
     return BasicProjector(**options, device=device, dtype=torch.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A method of others: its name and the vectors that it gives, or why it cannot be run here."""
-
-    name: str
-    vectors: Callable[[], torch.Tensor] | None
-    missing: str = ""

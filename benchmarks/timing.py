@@ -33,9 +33,10 @@ def interleaved(
     rounds: int,
     seed: int = 0,
     wait: Callable[[], None] = lambda: None,
+    warm_up: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
-    """Seconds of each contestant in each of `rounds`, after one round that is not counted.
+    """Seconds of each contestant in each of `rounds`; with `warm_up` after one round that is not counted.
 
     wait: returns once the work that was started is done (a GPU's queue). clock: of the wall, or
     `time.process_time` where others use the processor meanwhile.
@@ -43,7 +44,7 @@ def interleaved(
     generator = np.random.default_rng(seed)
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_number in range(rounds + 1):
+    for round_number in range(-warm_up, rounds):
         for position in generator.permutation(len(names)):
             name = names[position]
             gc.collect()
@@ -51,6 +52,6 @@ def interleaved(
             began = clock()
             contestants[name]()
             wait()
-            if round_number:
+            if round_number >= 0:
                 seconds[name].append(clock() - began)
     return Times({name: np.array(values) for name, values in seconds.items()})
