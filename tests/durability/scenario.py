@@ -124,7 +124,7 @@ def rows(run: Run) -> dict[str, list[tuple[Any, ...]]]:
         found = {}
         for table in set(tables) - {"seals"}:
             columns = [each[1] for each in connection.execute(f"PRAGMA table_info({table})")]
-            kept = ", ".join(f'"{name}"' for name in columns if name != "seconds")
+            kept = ", ".join(f'"{name}"' for name in columns if name not in ("seconds", "kept"))
             found[table] = sorted(connection.execute(f"SELECT {kept} FROM {table}").fetchall(), key=repr)
         return found
     finally:
