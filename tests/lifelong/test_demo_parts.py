@@ -156,7 +156,7 @@ def test_the_seed_draws_the_random_parts(base: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def tower() -> EfficientNetLiteModel:
     FEATURES.clear()
-    return model._tower()  # frozen
+    return model.trained_tower()  # frozen
 
 
 def test_features_do_not_depend_on_batch_mates(tower: EfficientNetLiteModel) -> None:
@@ -171,7 +171,7 @@ def test_features_do_not_depend_on_batch_mates(tower: EfficientNetLiteModel) -> 
 def test_features_are_computed_once_even_after_a_reload(tower: EfficientNetLiteModel) -> None:
     images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     first = tower(images).last_hidden_state
-    again = model._tower().train()
+    again = model.trained_tower().train()
     again.network.extract_features = None  # a second computation would fail
     assert torch.equal(again(images.flip(0)).last_hidden_state, first.flip(0))
 
