@@ -18,13 +18,13 @@ NONE = -1  # neighbour of a sample before which there is none
 NOTHING_EARLIER = -1.0  # its similarity: the least redundant
 EXACT = 1024  # samples up to which every pair is compared: from here on the inverted file is faster
 PROJECTED = 48  # length of a random projection; squared distances in it are right to ± √(2 / 48) = 20 %
-CELL = 96  # samples of a cell of the inverted file, on average
-PROBED = 14  # cells in which a sample's neighbours are looked for
+CELL = 160  # samples of a cell of the inverted file, on average
+PROBED = 9  # cells in which a sample's neighbours are looked for
 CANDIDATES = 4  # nearest in projection, whose cosines are then computed
 BLOCK = 256  # samples that are looked up before they are added
 
-_TRAINING = 24  # vectors per cell from which the cells are found
-_ROUNDS = 6  # of k-means for them
+_TRAINING = 16  # vectors per cell from which the cells are found
+_ROUNDS = 3  # of k-means for them
 _READ = 4096  # vectors read at a time
 _DECIMALS = 6  # similarities are rounded here: exact duplicates tie
 _NOISE = np.float32(1e-6)  # cosines nearer than this are equal in float32: the earlier sample is the nearest
@@ -73,6 +73,8 @@ def projected(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     Blocks are looked up in order of arrival and added afterwards, so only earlier samples are found. Projection
     and cells are drawn from fixed seeds: the same vectors give the same answer.
     """
+    from faiss.contrib.ivf_tools import add_preassigned
+
     places, inverse_lengths = _project(vectors, rows)
     index = _empty_index(places)
     neighbour = np.full(len(rows), NONE, dtype=np.int64)
@@ -81,7 +83,9 @@ def projected(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     for start in range(0, len(rows), BLOCK):
         mine = np.arange(start, min(start + BLOCK, len(rows)))
         here = places[mine]
-        candidates = _candidates(index, here, mine)
+        # Finding the cells is what grows with m²: it is done once, to look a sample up and to add it.
+        far, cells = index.quantizer.search(here, PROBED)
+        candidates = _candidates(index, here, mine, far, cells)
         lone = candidates[:, -1] == NONE
         candidates[lone, -1] = mine[lone] - 1  # nothing is near: any earlier one will do
         nearest, cosines = _most_similar(vectors, rows, inverse_lengths, mine, candidates)
@@ -96,7 +100,8 @@ def projected(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
         neighbour[mine[found]] = rows[first[found]]
         similarity[mine] = np.round(cosines, _DECIMALS)
         new = ~same & (inverse_lengths[mine] > 0)
-        index.add_with_ids(here[new], mine[new])
+        numbers = mine[new]  # named: add_preassigned lets go of what it is given before it reads it
+        add_preassigned(index, here[new], cells[new, 0], numbers)
     return neighbour, similarity
 
 
@@ -137,12 +142,17 @@ def _empty_index(places: np.ndarray) -> Any:
     return index
 
 
-def _candidates(index: Any, here: np.ndarray, mine: np.ndarray) -> np.ndarray:
+def _candidates(
+    index: Any, here: np.ndarray, mine: np.ndarray, far: np.ndarray, cells: np.ndarray
+) -> np.ndarray:
     """The CANDIDATES nearest in projection among what came before, in ascending order; NONE where there are fewer.
 
-    here: (b, p) places of the samples `mine`, (b,), of which a later one may be near an earlier one too.
+    here: (b, p) places of the samples `mine`, (b,), of which a later one may be near an earlier one too; cells: (b,
+    PROBED) nearest of them, the squared distances to whose centres are `far`.
     """
-    far, before = index.search(here, CANDIDATES)
+    from faiss.contrib.ivf_tools import search_preassigned
+
+    far, before = search_preassigned(index, here, CANDIDATES, cells, far)
     squares = np.einsum("np,np->n", here, here)
     within = squares[:, None] + squares - 2.0 * (here @ here.T)
     within[~np.tri(len(here), k=-1, dtype=bool)] = np.inf
