@@ -25,6 +25,8 @@ from lifelong.cli_options import (
     progress_for,
     say,
 )
+from lifelong.cli_report import Also, Figure, report
+from lifelong.cli_report import plot as plot_runs
 from lifelong.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED, LifelongError
 
 # Nothing heavy is imported up here: `lifelong --help` must not wait for torch.
@@ -41,6 +43,7 @@ app.add_typer(ofa_app, name="ofa")
 app.add_typer(mmssr_app, name="mmssr")
 app.command()(fsck)
 app.command()(gc)
+app.command()(report)
 
 
 @app.command()
@@ -119,14 +122,19 @@ def curves(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a row per timestep and skill.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+    figure: Annotated[
+        Figure,
+        typer.Option(help="What to draw: a panel per skill, the average, the gain relative to --reference."),
+    ] = Figure.skills,
+    also: Also = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run whose last accuracies are 100 %.")
+    ] = None,
 ) -> None:
     """What each skill gained and forgot: the skill matrix, forgetting, transfer."""
     found = _open(run).curves()
     if plot is not None:
-        from lifelong.plots import plot_curves
-
-        plot_curves({run.name: found}, plot)
-        say(f"wrote {plot}")
+        plot_runs(figure, [run, *(also or [])], reference, plot)
     if as_json:
         _print(found.to_json())
     elif as_csv:

@@ -39,9 +39,11 @@ def tour(folder: Path, progress: Progress, size: Size = "demo") -> str:
         run = _run(folder / recipe, recipe, model, progress)
         run.run_stream(stream)
         found[recipe] = run.curves()
-    figure = folder / "curves.png"
+    figure, page = folder / "curves.png", folder / "report.html"
     _plot(found, figure)
-    return "\n".join([_sources(stream), *_tables(found), _verdict(found), *_pointers(folder, figure)])
+    missing = _report(folder, found, page)
+    told = [_sources(stream), *_tables(found), _verdict(found), *_pointers(folder, figure)]
+    return "\n".join([*told, f"report: {missing}" if missing else f"report: open {page} in a browser"])
 
 
 def settings(recipe: str, model: Path) -> RunConfig:
@@ -111,6 +113,18 @@ def _pointers(folder: Path, figure: Path) -> list[str]:
         f"look on: lifelong curves {folder}/adapt-inf · lifelong status {folder}/adapt-inf · "
         f"lifelong export {folder}/adapt-inf --out pool.json",
     ]
+
+
+def _report(folder: Path, found: dict[str, Curves], page: Path) -> str:
+    """Write the report of the first recipe with the other beside it; returns why there is none, or ""."""
+    from lifelong.report import write_report
+
+    first, *others = RECIPES
+    try:
+        write_report(Run.open(folder / first), page, {recipe: found[recipe] for recipe in others})
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _plot(found: dict[str, Curves], figure: Path) -> None:

@@ -27,6 +27,8 @@ def test_the_demo_runs_both_recipes_to_the_end_and_tells_the_same_again(tmp_path
     assert "forgetting" in told
     assert "forward_transfer" in told
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert told.endswith(f"report: open {tmp_path / 'report.html'} in a browser")
+    assert b"Beside this run: sequential" in (tmp_path / "report.html").read_bytes()
     digests = [Run.open(tmp_path / recipe).digest() for recipe in RECIPES]
     assert tour(tmp_path, Silent(), size="tiny") == told
     assert [Run.open(tmp_path / recipe).digest() for recipe in RECIPES] == digests

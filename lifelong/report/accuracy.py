@@ -1,0 +1,124 @@
+"""What the skills gained and forgot, as numbers for a table and a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lifelong.curves import Curves, percent
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SkillRow:
+    """A skill in words and in %. cells: one for each timestep of R."""
+
+    skill: str
+    metric: str
+    introduced: int | None
+    n: int
+    cells: list[Cell]
+    forgetting: str
+    first_minus_last: str
+    backward_transfer: str
+    forward_transfer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A figure that sums a run up. value: in words; told: what it means here."""
+
+    name: str
+    value: str
+    told: str
+
+
+def skill_rows(curves: Curves) -> list[SkillRow]:
+    """A row of the skill matrix for each skill, with what follows from it."""
+    values = curves.to_dict()
+    return [
+        SkillRow(
+            skill,
+            curves.metrics[skill],
+            values["introduced"][skill],
+            curves.last_n[s],
+            [_cell(curves, t, s) for t in range(len(curves.R))],
+            *(_signed(values[name][skill]) for name in _CHANGES),
+        )
+        for s, skill in enumerate(curves.skills)
+    ]
+
+
+_CHANGES = ("forgetting", "first_minus_last", "backward_transfer", "forward_transfer")
+
+
+def _cell(curves: Curves, t: int, s: int) -> Cell:
+    value, stderr = curves.R[t, s], curves.stderr[t, s]
+    return {
+        "value": percent(value),
+        "stderr": "" if np.isnan(stderr) else percent(stderr),
+        "share": None if np.isnan(value) else round(float(value), 4),
+        "arrived": bool(curves.introduced[s] == t),
+    }
+
+
+def _signed(value: float | None) -> str:
+    return percent(np.nan if value is None else value, sign="+")
+
+
+def headlines(curves: Curves) -> list[Headline]:
+    """Average accuracy, forgetting and forward transfer, each over the skills whose data has arrived."""
+    seen = ~np.isnan(curves.introduced)
+    average = curves.average_accuracy
+    told = f"mean over the {int(seen.sum())} skills seen so far"
+    if seen.any() and not np.isnan(curves.R[0, seen]).any():
+        told += f"; before any training they stood at {percent(curves.R[0, seen].mean())} %"
+    return [
+        Headline(
+            "Average accuracy",
+            _with_unit(percent(average[-1]), "%"),
+            told,
+        ),
+        Headline(
+            "Forgetting",
+            _with_unit(_mean(curves.forgetting, seen), "points"),
+            "mean over the same skills of the best earlier accuracy minus the present one; negative is a gain",
+        ),
+        Headline(
+            "Forward transfer",
+            _with_unit(_mean(curves.forward_transfer, seen), "points"),
+            "mean gain of a skill before its own data arrived",
+        ),
+    ]
+
+
+def _mean(values: np.ndarray, seen: np.ndarray) -> str:
+    known = values[seen & ~np.isnan(values)]
+    return percent(float(known.mean()), sign="+") if len(known) else "-"
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return "not defined yet" if text == "-" else f"{text} {unit}"
+
+
+def drawing(runs: Mapping[str, Curves]) -> dict[str, Any]:
+    """What the page's script draws: per skill the lines of each run, and each run's average accuracy."""
+    skills = list(dict.fromkeys(skill for curves in runs.values() for skill in curves.skills))
+    return {
+        "skills": [{"name": skill, "runs": _lines(runs, skill)} for skill in skills],
+        "average": [{"run": label, "value": c.to_dict()["average_accuracy"]} for label, c in runs.items()],
+    }
+
+
+def _lines(runs: Mapping[str, Curves], skill: str) -> list[dict[str, Any]]:
+    lines = []
+    for label, curves in runs.items():
+        if skill in curves.skills:
+            values, s = curves.to_dict(), curves.skills.index(skill)
+            columns = {name: [row[s] for row in values[name]] for name in ("R", "stderr")}
+            lines.append({"run": label, "introduced": values["introduced"][skill], **columns})
+    return lines

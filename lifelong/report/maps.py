@@ -1,0 +1,104 @@
+"""The map of a timestep: where its samples lie, and what was decided of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lifelong import seeds
+from lifelong.context import Stores
+from lifelong.report.absent import AbsentError
+from lifelong.report.decided import Decided, reasons
+from lifelong.report.vectors import vectors_of
+from lifelong.upkeep import config_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The samples of a timestep in the plane; every list has one entry for each of the n shown.
+
+    x, y: the first two principal components of the vectors; explained: their shares of the variance.
+    total: samples measured, of which `without` of those sampled have no vector.
+    """
+
+    timestep: int
+    total: int
+    without: int
+    explained: tuple[float, float]
+    samples: list[str]
+    x: list[float]
+    y: list[float]
+    skill: list[str]
+    cluster: list[int]
+    expert: list[str]
+    selected: list[int]
+    pruned: list[int]
+    reason: list[str]
+
+
+def draw_map(stores: Stores, found: Decided, most: int) -> Map:
+    """A map of at most so many samples. Raises: AbsentError saying why there is none."""
+    config = config_of(stores, found.timestep)
+    if config is None:
+        raise AbsentError("the configuration that it ran with is not on record, so its vectors have no name")
+    shown = found.sampled(most)
+    sample_ids = shown["sample_id"].tolist()
+    ordinals = np.array(stores.pool.ordinals(sample_ids), dtype=np.int64)
+    vectors = vectors_of(stores, found.timestep, config, ordinals, sample_ids)
+    known = np.isfinite(vectors).all(axis=1)
+    if known.sum() < 2:
+        raise AbsentError(f"only {int(known.sum())} of its samples have a vector, and a map needs two")
+    seed = seeds.derive(config.seed, found.timestep, "report", "map")
+    places, explained = project(vectors[known], seed)
+    return _map(stores, found, shown[known], int((~known).sum()), places, explained)
+
+
+def project(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """(n, 2) first two principal components of (n, d) vectors, n > 1, and the share of the variance of each."""
+    from sklearn.decomposition import PCA
+
+    from policies.threads import one_thread
+
+    parts = min(2, *vectors.shape)
+    places, explained = np.zeros((len(vectors), 2)), np.zeros(2)
+    if not np.ptp(vectors, axis=0).any():
+        return places, (0.0, 0.0)
+    with one_thread():
+        found = PCA(n_components=parts, random_state=seed % 2**32)
+        places[:, :parts] = found.fit_transform(vectors.astype(np.float64))
+    explained[:parts] = found.explained_variance_ratio_
+    return places, (float(explained[0]), float(explained[1]))
+
+
+def _map(
+    stores: Stores,
+    found: Decided,
+    shown: pd.DataFrame,
+    without: int,
+    places: np.ndarray,
+    explained: tuple[float, float],
+) -> Map:
+    columns: dict[str, list[Any]] = {name: shown[name].tolist() for name in ("skill", "cluster", "scorer")}
+    flags = {name: shown[name].astype(int).tolist() for name in ("selected", "pruned")}
+    sample_ids = shown["sample_id"].tolist()
+    told = reasons(stores, found.timestep, sample_ids)
+    rounded = places.round(4)
+    return Map(
+        timestep=found.timestep,
+        total=len(found.table),
+        without=without,
+        explained=explained,
+        samples=sample_ids,
+        x=rounded[:, 0].tolist(),
+        y=rounded[:, 1].tolist(),
+        skill=columns["skill"],
+        cluster=columns["cluster"],
+        expert=columns["scorer"],
+        reason=[told.get(sample_id, "") for sample_id in sample_ids],
+        **flags,
+    )

@@ -1,0 +1,116 @@
+"""What the run is, where it stands, and how its pool came to be what it is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lifelong.context import Stores
+from lifelong.upkeep import FEEDING
+from stores.ledger import PHASES
+from stores.pool import Refusal
+
+KINDS_OF_REFUSAL = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands. under_way: timestep, dataset and next phase of the one that is unfinished, or None."""
+
+    run_id: str
+    finished: int
+    under_way: tuple[int, str, str] | None
+    pool: dict[str, int]
+    bytes: int
+
+
+@dataclass(slots=True)
+class Intake:
+    """A timestep's part in the pool's history; None where its phase is not done. used: samples trained on."""
+
+    timestep: int
+    dataset: str
+    skill: str
+    source: str
+    arrived: int
+    rejected: int
+    duplicates: int
+    quarantined: int | None
+    used: int | None
+    of_those_new: int | None
+    pruned: int | None
+    live: int | None
+
+
+@dataclass(slots=True)
+class KindOfRefusal:
+    """Rows refused for one reason, quoted names aside. example: one of them, as it was told."""
+
+    outcome: str
+    reason: str
+    count: int
+    example: Refusal
+    datasets: Counter[str] = field(default_factory=Counter)
+
+
+def standing(stores: Stores, finished: int) -> Standing:
+    """Where the run stands, with the bytes of the files that it has committed."""
+    ledger = stores.ledger
+    committed = sum(file.committed.bytes for file in ledger.files()) + sum(s.bytes for s in ledger.shards())
+    return Standing(
+        ledger.get_meta("run_id", ""), finished, _under_way(stores, finished), stores.pool.counts(), committed
+    )
+
+
+def _under_way(stores: Stores, finished: int) -> tuple[int, str, str] | None:
+    request = stores.ledger.get_meta(FEEDING)
+    if request is None or request["timestep"] <= finished:
+        return None
+    done = {record.phase for record in stores.ledger.phases(request["timestep"])}
+    following = next((phase for phase in PHASES if phase not in done), None)
+    return None if following is None else (request["timestep"], request["feed"]["name"], following)
+
+
+def intakes(stores: Stores) -> list[Intake]:
+    """One for each dataset fed, in order of timestep."""
+    return [_intake(stores, dataset) for dataset in stores.pool.datasets()]
+
+
+def _intake(stores: Stores, dataset: Any) -> Intake:
+    done = {record.phase: record.result for record in stores.ledger.phases(dataset.timestep)}
+    measured, selected, pruned = (done.get(phase, {}) for phase in ("measure", "select", "prune"))
+    return Intake(
+        timestep=dataset.timestep,
+        dataset=dataset.name,
+        skill=dataset.skill,
+        source=dataset.source,
+        arrived=dataset.accepted,
+        rejected=dataset.rejected,
+        duplicates=dataset.duplicates,
+        quarantined=measured.get("quarantined"),
+        used=selected.get("selected"),
+        of_those_new=selected.get("new"),
+        pruned=pruned.get("pruned"),
+        live=pruned.get("live"),
+    )
+
+
+def refusals(stores: Stores) -> list[KindOfRefusal]:
+    """Why rows were refused and samples quarantined: kinds of reasons, most frequent first."""
+    kinds: dict[tuple[str, str], KindOfRefusal] = {}
+    for dataset in stores.pool.datasets():
+        for refusal in stores.pool.refusals(dataset=dataset.name):
+            _count(kinds, dataset.name, refusal.outcome, refusal)
+    for row in stores.pool.rows(stores.pool.arrays("quarantined")["ordinal"]):
+        told = Refusal(row.file, row.row, row.source_id, "rejected", row.reason, "")
+        _count(kinds, row.dataset, "quarantined", told)
+    return sorted(kinds.values(), key=lambda kind: (-kind.count, kind.outcome, kind.reason))
+
+
+def _count(kinds: dict[tuple[str, str], KindOfRefusal], dataset: str, outcome: str, refusal: Refusal) -> None:
+    reason = re.sub(r'"[^"]*"', '"…"', refusal.reason)
+    kind = kinds.setdefault((outcome, reason), KindOfRefusal(outcome, reason, 0, refusal))
+    kind.count += 1
+    kind.datasets[dataset] += 1
