@@ -43,8 +43,9 @@ from lifelong.models.load import VisionLanguageModel, load
 BATCH = 16
 SEED = 0
 SAMPLES = {"tiny": 128, "small": 128, "smollm2": 32}
+QUICK_SAMPLES = {"tiny": 64, "small": 32, "smollm2": 16}
 DIMS = (1024, 5120)
-MOST_SIGNS = 1 << 29
+MOST_SIGNS, QUICK_SIGNS = 1 << 29, 1 << 27
 """Signs of a dense projection that TRAK is asked to draw, 12.7 ns each, in the rows that compare with it."""
 
 
@@ -77,6 +78,7 @@ class Bench:
     blinded: list[Batch]
     singles: list[Batch]
     tasks: int
+    most_signs: int
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -87,7 +89,7 @@ class Bench:
         """The layers on which TRAK can be run in bearable time: all, or the middle one of a large adapter."""
         middle = self.layers[len(self.layers) // 2]
         size = sum(p.numel() for p in peers.adapter_parameters(self.vlm, self.layers))
-        return self.layers if size <= MOST_SIGNS // DIMS[0] else (middle,)
+        return self.layers if size <= self.most_signs // DIMS[0] else (middle,)
 
     @property
     def tokens(self) -> int:
@@ -317,7 +319,9 @@ def clusters(vectors: torch.Tensor, k: int, seed: int) -> np.ndarray:
     return KMeans(k, n_init=10, random_state=seed).fit_predict(directions)
 
 
-def prepared(name: str, folder: Path, samples: int, device: str, dtype: str) -> Bench:
+def prepared(
+    name: str, folder: Path, samples: int, device: str, dtype: str, most_signs: int = MOST_SIGNS
+) -> Bench:
     """The model with an adapter that has learned a little, and the demo's samples, encoded."""
     lora = LoraConfig(rank=16, alpha=32, dropout=0.0)
     vlm = load(ModelConfig(path=str(MODELS[name](folder / name)), device=device, dtype=dtype), lora, SEED)
@@ -330,7 +334,7 @@ def prepared(name: str, folder: Path, samples: int, device: str, dtype: str) -> 
         return [vlm.encoder.training(group).to(vlm.device) for group in groups if group]
 
     singles = encoded([[each] for each in conversations])
-    return Bench(name, vlm, encoded(chunks), encoded(seeing), singles, tasks)
+    return Bench(name, vlm, encoded(chunks), encoded(seeing), singles, tasks, most_signs)
 
 
 def demo_samples(folder: Path, samples: int) -> tuple[list[Conversation], int]:
@@ -391,9 +395,10 @@ def printed(found: Line, as_json: bool) -> str:
 def lines(given: argparse.Namespace) -> Iterator[Line]:
     with tempfile.TemporaryDirectory() as folder:
         for name in given.models:
-            samples = given.samples or SAMPLES[name] // (2 if given.quick else 1)
+            samples = given.samples or (QUICK_SAMPLES if given.quick else SAMPLES)[name]
             try:
-                bench = prepared(name, Path(folder), samples, given.device, given.dtype)
+                signs = QUICK_SIGNS if given.quick else MOST_SIGNS
+                bench = prepared(name, Path(folder), samples, given.device, given.dtype, signs)
             except NotInstalledError as error:
                 yield Line(name, "skipped", note=str(error))
                 continue
@@ -408,7 +413,7 @@ def lines(given: argparse.Namespace) -> Iterator[Line]:
             slow = list(theirs(alone, dims))
             yield from table(alone, slow, given.peer_rounds, given.peak_tflops, warm_up=not given.quick)
             yield from memory(bench)
-            yield from quality(bench, dims, packages, 1 if given.quick else 3)
+            yield from quality(bench, dims, packages, 3 if given.quick else 5)
 
 
 def main() -> None:
