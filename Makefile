@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The torch build for CPUs has no CUDA packages behind it; constraints.txt pins what was tested.
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow durability check format clean
+.PHONY: demo test test-slow durability fuzz check format clean
 
 demo: .venv/.ready
 	$(BIN)/lifelong demo demo-run
@@ -21,6 +21,13 @@ test-slow: .venv/.ready
 EVERY ?= 1
 durability: .venv/.ready
 	DURABILITY_EVERY=$(EVERY) $(BIN)/python -m pytest tests/durability -m "slow or not slow"
+
+# Damaged and hostile datasets for every reader; START goes on where a run was stopped, SEED draws others.
+CASES ?= 200000
+SEED ?= 0
+START ?= 0
+fuzz: .venv/.ready
+	$(BIN)/python -m tests.durability.fuzz --cases $(CASES) --seed $(SEED) --start $(START)
 
 check: .venv/.ready
 	$(BIN)/ruff check lifelong policies stores tests

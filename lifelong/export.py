@@ -17,7 +17,7 @@ def export(stores: Stores, out: Path, format: str, timestep: int | None = None) 
     """Write the selection of `timestep` in its order, or with None the live pool; returns the samples written.
 
     Raises:
-        InputError: the timestep has selected nothing, or the format is unknown.
+        InputError: the timestep has selected nothing, or what is pruned and collected since; or the format is unknown.
     """
     if timestep is None:
         ordinals = stores.pool.arrays()["ordinal"]
@@ -32,6 +32,11 @@ def export(stores: Stores, out: Path, format: str, timestep: int | None = None) 
 
 def _samples(stores: Stores, ordinals: Iterable[int]) -> Iterator[Sample]:
     for row in stores.pool.rows(ordinals):
+        if row.status != "live" and not all(map(stores.media.knows, row.images)):
+            raise InputError(
+                f"sample {row.sample_id} was {row.status} at timestep {row.changed} and its images are gone since "
+                "`lifelong gc`: export a later selection, or the live pool"
+            )
         images = tuple(_image(stores, sha256) for sha256 in row.images)
         yield Sample(row.sample_id, row.source_id, row.messages, images)
 

@@ -55,6 +55,8 @@ def settle(stores: Stores) -> None:
     if last is None:
         return
     request = stores.ledger.get_meta(FEEDING)
+    if request is not None and request["timestep"] > last:
+        return  # the next timestep is under way, though none of its phases is committed yet
     if request is not None:
         with transaction(stores.db):
             # A timestep that an earlier version finished has its configuration in the request alone.

@@ -26,6 +26,7 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+MESSAGE_CHARS = 1000
 
 
 class DatasetError(InputError):
@@ -36,9 +37,9 @@ class FaultError(Exception):
     """Something refused, with what is wrong and what to do about it."""
 
     def __init__(self, reason: str, fix: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = shown(reason)
         self.fix = fix
+        super().__init__(self.reason)
 
 
 class FileError(FaultError):
@@ -47,3 +48,18 @@ class FileError(FaultError):
 
 class RowError(FaultError):
     """One row is refused; the next one can be read."""
+
+
+def shown(text: str) -> str:
+    """Text of a stranger fit for a message: cut to `MESSAGE_CHARS`, what a terminal would act on escaped."""
+    cut = text if len(text) <= MESSAGE_CHARS else f"{text[:MESSAGE_CHARS]}… ({len(text):,} characters)"
+    if cut.isprintable():
+        return cut
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode("ascii") for mark in cut
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, in a line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

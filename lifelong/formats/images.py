@@ -16,12 +16,16 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from lifelong.formats.faults import DEFAULT_LIMITS, Limits, RowError
+from lifelong.formats.jpeg import scans
 from lifelong.samples import Image
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _REMEMBERED = 65_536
+MAX_NAME_CHARS = 4096
+MAX_SCANS = 50
+"""Of a JPEG. Encoders write about ten; a few bytes more for each scan would hold the decoder for hours."""
 
 
 def to_rgb(data: bytes, limits: Limits = DEFAULT_LIMITS) -> PillowImage.Image:
@@ -46,6 +50,8 @@ def _decode(data: bytes, limits: Limits) -> tuple[PillowImage.Image, str]:
         with PillowImage.open(io.BytesIO(data), formats=list(SUFFIXES)) as image:
             encoding = "JPEG" if image.format == "MPO" else str(image.format)
             _check_header(image, limits)
+            if encoding == "JPEG" and scans(data, MAX_SCANS) > MAX_SCANS:
+                raise RowError(f"has more than {MAX_SCANS} scans", "save it as a plain JPEG, or drop the row")
             image.load()
             return _convert(image), SUFFIXES[encoding]
     except RowError:
@@ -154,6 +160,9 @@ class ImageOpener:
 
     def _find(self, name: str) -> Path:
         """Return the regular file that `name` means, inside one of the roots."""
+        if len(name) > MAX_NAME_CHARS:  # no file has such a name, and to look for it takes its square
+            reason = f'image "{name[:80]}…" not found: a name of {len(name):,} characters'
+            raise RowError(reason, "give a path relative to the image root")
         if _SCHEME.match(name):
             reason = f'image "{name[:80]}" is a URL; nothing is downloaded'
             raise RowError(reason, "download the image first and give its path relative to the image root")

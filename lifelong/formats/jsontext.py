@@ -14,8 +14,10 @@ from lifelong.formats.shapes import check_json, too_deep
 from lifelong.formats.validate import Record
 
 CHUNK_BYTES = 1 << 20
-MAX_ROW_CHARS = 64 * 2**20
+MAX_ROW_CHARS = 4 * 2**20
+"""Of one row as it is written: far more than `Limits` lets through, and read within a second whatever is in it."""
 _BOM = "\ufeff"
+_SPACE = " \t\n\r"
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _INSIDE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
 _BETWEEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\],]', re.DOTALL)
@@ -37,25 +39,39 @@ def list_records(path: Path, limits: Limits, chunk_bytes: int = CHUNK_BYTES) -> 
 def line_records(path: Path, limits: Limits, max_chars: int = MAX_ROW_CHARS) -> Iterator[Record]:
     """Yield one record for each line of `path` that is not blank, one JSON value a line.
 
+    A line that is too long is refused unread, as a fault of its row.
     Raises: FileError where the file is not UTF-8, or its last line is cut off.
     """
     offset, rows = 0, 0
     with path.open("rb") as file:
         while line := file.readline(max_chars + 1):
             if len(line) > max_chars:
-                raise FileError(f"the line of row {rows} is longer than {max_chars:,} bytes", "split the row")
+                offset += len(line) + _skip_line(file, line, max_chars)
+                fault = RowError(f"the line is longer than {max_chars:,} bytes", "split the row, or drop it")
+                yield Record(None, None, fault=fault)
+                rows += 1
+                continue
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
                 raise _not_utf8(line[error.start], offset + error.start) from None
             text = text.removeprefix(_BOM) if offset == 0 else text
             offset += len(line)
-            if text.strip():
+            if text.strip(_SPACE):
                 record = json_record(text, limits)
                 if record.raw is None and record.fault is not None and not text.endswith("\n"):
                     raise _cut_off(rows, offset)
                 yield record
                 rows += 1
+
+
+def _skip_line(file: BinaryIO, line: bytes, size: int) -> int:
+    """Pass over the rest of a line; how many bytes that were."""
+    skipped = 0
+    while line and not line.endswith(b"\n"):
+        line = file.readline(size)
+        skipped += len(line)
+    return skipped
 
 
 def json_record(text: str, limits: Limits) -> Record:

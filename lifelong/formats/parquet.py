@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.formats.faults import FileError, Limits
+from lifelong.formats.faults import FileError, Limits, RowError, first_line
 from lifelong.formats.shapes import to_text
 from lifelong.formats.validate import Record
 from lifelong.samples import Sample
@@ -32,19 +32,39 @@ def read(path: Path, limits: Limits) -> Iterator[Record]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
-                for row in batch.to_pylist():
-                    yield Record(row, row)
+                yield from arrow_records(batch)
                 rows += batch.num_rows
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = f"not a whole Parquet file (read {rows} rows): {str(error).splitlines()[0]}"
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
+        reason = f"not a whole Parquet file (read {rows} rows): {first_line(error)}"
         raise FileError(reason, "fetch the file again; this copy is cut off or damaged") from None
 
 
+def arrow_records(batch: pyarrow.RecordBatch) -> Iterator[Record]:
+    """One record for each row of the batch; a row with a value that Python cannot hold has its fault."""
+    columns = list(zip(batch.schema.names, batch.columns, strict=True))
+    for number in range(batch.num_rows):
+        fault = None
+        row: dict[str, Any] = {}
+        for name, column in columns:
+            try:
+                row[name] = column[number].as_py()
+            except (
+                Exception
+            ) as error:  # text that is not UTF-8, years beyond 9999, unknown zones, twin fields
+                reason = f'the value of the column "{name}" cannot be read: {first_line(error)}'
+                fault = RowError(reason, "write the column anew in a plain type, or drop it")
+                break
+        yield Record(row, row, fault=fault)
+
+
 def _batch_rows(metadata: Any) -> int:
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    size = sum(group.total_byte_size for group in groups)
-    row_bytes = max(1, size // max(1, metadata.num_rows))
-    return int(max(1, min(_MAX_BATCH_ROWS, BATCH_BYTES // row_bytes)))
+    """Rows that decode to about `BATCH_BYTES`, even if each repeats the longest value of a dictionary.
+
+    What a row group says of itself is an upper bound of that value. What its columns say would be a closer one, but
+    pyarrow ends the process where that is damaged.
+    """
+    sizes = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+    return int(max(1, min(_MAX_BATCH_ROWS, BATCH_BYTES // max([1, *sizes]))))
 
 
 def export_schema() -> pyarrow.Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 from lifelong.formats.faults import Limits, RowError
@@ -19,6 +20,9 @@ ROLES = {
 }
 CONVERSATION_KEYS = ("conversations", "messages")
 Message = dict[str, Any]
+MAX_ID_CHARS = 4096
+MAX_TURN_CHARS = 4 * 2**20
+"""Beyond which a turn is not even searched for tags; far above what `Limits` lets through."""
 
 
 def check_json(value: Any, limits: Limits) -> None:
@@ -60,16 +64,23 @@ def _containers(value: Any) -> list[Any]:
 def source_id(fields: Any) -> str | None:
     """The row's own id as text; None if it has none. Integers become text.
 
-    Raises: RowError if the id is neither text nor an integer.
+    Raises: RowError if the id is neither text nor an integer, or longer than `MAX_ID_CHARS`.
     """
     found = fields.get("id") if isinstance(fields, Mapping) else None
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, (str, int)) or found == "" or "\0" in str(found):
+    if isinstance(found, bool) or not isinstance(found, (str, int)) or not _is_plain(str(found)):
         raise RowError(
             f"id {str(found)[:80]!r} is neither text nor an integer", "give the row a plain text id"
         )
+    if len(str(found)) > MAX_ID_CHARS:
+        raise RowError(f"the id has {len(str(found)):,} characters", f"keep it under {MAX_ID_CHARS:,}")
     return str(found)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is some text, without NUL and halves of surrogate pairs."""
+    return text != "" and not any(mark == "\0" or "\ud800" <= mark <= "\udfff" for mark in text)
 
 
 def image_references(fields: Mapping[str, Any]) -> list[Any]:
@@ -97,8 +108,10 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
     references: list[Any] = []
+    shown = 0
     for number, turn in enumerate(turns, 1):
-        message, own = _message(turn, number, shown=images_in(messages))
+        message, own = _message(turn, number, shown)
+        shown += images_in([message])
         messages.append(message)
         references += own
     system = fields.get("system")
@@ -124,6 +137,11 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
     content = turn.get("content", turn.get("value"))
     references: list[Any] = []
     if isinstance(content, str):
+        if len(content) > MAX_TURN_CHARS:
+            reason = (
+                f"turn {number} ({role}) has {len(content):,} characters, the limit is {MAX_TURN_CHARS:,}"
+            )
+            raise RowError(reason, "shorten the turn, or drop the row")
         parts = _text_parts(content, role, number)
     elif isinstance(content, list):
         parts, references = _own_parts(content, role, number, shown)
@@ -181,15 +199,21 @@ def _own_parts(
             if TAG in text:
                 reason = f"turn {number} ({role}) has an {TAG} tag inside a text part"
                 raise RowError(reason, 'write it as a part {"type": "image"}')
-            for piece in _text_parts(text, role, number):
-                if parts and parts[-1]["type"] == "text":
-                    parts[-1] = {"type": "text", "text": parts[-1]["text"] + piece["text"]}
-                else:
-                    parts.append(piece)
+            parts += _text_parts(text, role, number)
         else:
             reason = f"turn {number} ({role}) has a part of type {str(kind)[:80]!r} that is not understood"
             raise RowError(reason, 'use {"type": "text", "text": …}, and {"type": "image"} in user turns')
-    return parts, references
+    return _joined(parts), references
+
+
+def _joined(parts: list[dict[str, str]]) -> list[dict[str, str]]:
+    joined: list[dict[str, str]] = []
+    for kind, run in groupby(parts, lambda part: part["type"]):
+        if kind == "image":
+            joined += run
+        else:
+            joined.append({"type": "text", "text": "".join(part["text"] for part in run)})
+    return joined
 
 
 def _check_order(roles: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from lifelong.formats.faults import FileError, Limits, RowError
+from lifelong.formats.faults import FileError, Limits, RowError, first_line
 from lifelong.formats.jsontext import MAX_ROW_CHARS, json_record
 from lifelong.formats.validate import Record
 
@@ -46,18 +46,25 @@ def key_of(member: str) -> str:
 
 def _members(file: BinaryIO, limits: Limits) -> Iterator[tuple[str, bytes, RowError | None]]:
     """Yield (name, bytes, what is wrong with the member) for each member that is no folder."""
+    end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps every header otherwise
+                if member.size < 0 or archive.offset <= end:
+                    raise tarfile.InvalidHeaderError("a member of negative size")
+                end = archive.offset
                 if member.isdir():
                     continue
                 fault = _member_fault(member, limits)
                 stream = archive.extractfile(member) if fault is None else None
                 yield member.name, stream.read() if stream else b"", fault
             end = archive.offset
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise FileError(f"not a whole tar file: {error}", "fetch the file again; it is damaged") from None
+    except OSError:
+        raise
+    except Exception as error:  # tarfile raises anything on damaged headers, e.g. RecursionError
+        reason = f"not a whole tar file: {first_line(error)}"
+        raise FileError(reason, "fetch the file again; it is damaged") from None
     # tarfile takes a damaged later header for the end of the archive; the real end is a block of zeros.
     file.seek(end)
     block = file.read(_BLOCK)
@@ -69,6 +76,8 @@ def _members(file: BinaryIO, limits: Limits) -> Iterator[tuple[str, bytes, RowEr
 def _member_fault(member: tarfile.TarInfo, limits: Limits) -> RowError | None:
     if not member.isreg():
         return RowError(f'"{member.name}" is a link or a device', "pack regular files only")
+    if any("\ud800" <= mark <= "\udfff" for mark in member.name):
+        return RowError(f'"{member.name}" is not a name in UTF-8', "rename the member")
     if not member.name.lower().endswith((".json", *IMAGE_SUFFIXES)):
         known = ", ".join(IMAGE_SUFFIXES)
         return RowError(f'"{member.name}" is neither .json nor an image', f"use .json and {known}")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from lifelong.config import LoraConfig, ModelConfig
@@ -174,7 +176,7 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
         model = AutoModelForImageTextToText.from_pretrained(
             config.path, dtype=config.dtype, attn_implementation=config.attention, **options
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
         raise InputError(
             f"model {config.path!r} cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}"
         ) from error

@@ -185,7 +185,7 @@ def test_a_damaged_saved_dataset_is_a_fault(tmp_path: Path) -> None:
     arrow.write_bytes(arrow.read_bytes()[:40])
     (fault,) = rows_of(tmp_path / "one")
     assert (fault.row, fault.outcome) == (None, "rejected")
-    assert "`datasets` cannot read it" in fault.reason
+    assert "is not a whole Arrow file" in fault.reason
 
 
 def test_members_over_the_limit_are_refused_unread(tmp_path: Path) -> None:

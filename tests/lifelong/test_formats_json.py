@@ -161,5 +161,14 @@ def test_lines_name_the_byte_that_is_not_utf8(scratch: Path) -> None:
 
 def test_a_line_without_end_is_refused_before_it_fills_memory(scratch: Path) -> None:
     scratch.write_bytes(b'{"a": 1}\n' + b"x" * 5000)
-    with pytest.raises(FileError, match="line of row 1 is longer than 1,000 bytes"):
-        list(line_records(scratch, Limits(), max_chars=1000))
+    _, refused = line_records(scratch, Limits(), max_chars=1000)
+    assert refused.fault is not None
+    assert "the line is longer than 1,000 bytes" in refused.fault.reason
+
+
+def test_after_a_line_that_is_too_long_comes_the_next_row(scratch: Path) -> None:
+    scratch.write_bytes(b'{"a": 1}\n' + b"x" * 5000 + b'\n{"b": "caf\xe9"}\n')
+    records = line_records(scratch, Limits(), max_chars=1000)
+    assert [next(records).fault is None for _ in range(2)] == [True, False]
+    with pytest.raises(FileError, match="byte 0xe9 at offset 5020"):
+        next(records)
