@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from lifelong.measure.passes import AnswerPass, Arrays, BlindPass, Pass, ReadPass, answer_nll
 from lifelong.measure.projectors import CountSketch, NormsOnly
-from lifelong.models.encode import Conversation
+from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
 from tests.conftest import IMAGE, assert_close, chat, mixed
 
@@ -63,6 +63,33 @@ def test_no_signal_depends_on_the_batch(vlm: VisionLanguageModel) -> None:
             for found in (together[name], shuffled[name][np.argsort(order)]):
                 assert (np.isfinite(found) == there).all()
                 assert_close(np.where(there, found, 0), np.where(there, expected, 0), 1e-4)
+
+
+def padded_left(batch: Batch) -> Batch:
+    """The same batch with each row's padding before it."""
+    visible = batch.inputs["attention_mask"]
+    shifts = (visible.shape[1] - visible.sum(1)).tolist()
+
+    def rolled(rows: torch.Tensor) -> torch.Tensor:
+        return torch.stack([row.roll(shift, 0) for row, shift in zip(rows, shifts, strict=True)])
+
+    inputs = {
+        name: rolled(tensor) if tensor.shape[:2] == visible.shape else tensor
+        for name, tensor in batch.inputs.items()
+    }
+    return Batch(inputs, rolled(batch.answer), rolled(batch.instruction), rolled(batch.image))
+
+
+def test_no_signal_depends_on_the_side_of_the_padding(vlm: VisionLanguageModel) -> None:
+    measure = AnswerPass(vlm, (0, 1, 2), CountSketch(256, 0), hidden=1, attended=True, alignment=True)
+    batch = vlm.encoder.training(mixed())
+    assert not batch.inputs["attention_mask"].bool().all()
+    right, left = measure.signals(batch), measure.signals(padded_left(batch))
+    assert right.keys() == left.keys()
+    for name, expected in right.items():
+        there = np.isfinite(expected)
+        assert (np.isfinite(left[name]) == there).all()
+        assert_close(np.where(there, left[name], 0), np.where(there, expected, 0), 1e-4)
 
 
 def test_all_signals_of_one_backward(vlm: VisionLanguageModel) -> None:
