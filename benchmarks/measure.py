@@ -43,7 +43,7 @@ from lifelong.models.load import VisionLanguageModel, load
 BATCH = 16
 SEED = 0
 SAMPLES = {"tiny": 128, "small": 128, "smollm2": 32}
-QUICK_SAMPLES = {"tiny": 64, "small": 32, "smollm2": 16}
+QUICK_SAMPLES = {"tiny": 64, "small": 16, "smollm2": 16}
 DIMS = (1024, 5120)
 MOST_SIGNS, QUICK_SIGNS = 1 << 29, 1 << 27
 """Signs of a dense projection that TRAK is asked to draw, 12.7 ns each, in the rows that compare with it."""
@@ -413,7 +413,7 @@ def lines(given: argparse.Namespace) -> Iterator[Line]:
             slow = list(theirs(alone, dims))
             yield from table(alone, slow, given.peer_rounds, given.peak_tflops, warm_up=not given.quick)
             yield from memory(bench)
-            yield from quality(bench, dims, packages, 3 if given.quick else 5)
+            yield from quality(bench, dims, packages, 1 if given.quick else 5)
 
 
 def main() -> None:
@@ -433,12 +433,12 @@ def main() -> None:
         "--peak-tflops", type=float, default=0.0, help="of the GPU, for its utilisation (MFU)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="under a minute: fewer samples, one round of others"
+        "--quick", action="store_true", help="under a minute: fewer samples and rounds"
     )
     parser.add_argument("--json", action="store_true", help="one object a line")
     given = parser.parse_args()
     if given.quick:
-        given.rounds, given.peer_rounds = min(given.rounds, 5), 1
+        given.rounds, given.peer_rounds = min(given.rounds, 3), 1
     given.models = given.models or (["tiny", "small"] if given.quick else list(MODELS))
     if given.threads:
         torch.set_num_threads(given.threads)

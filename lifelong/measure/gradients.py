@@ -87,7 +87,6 @@ def _hooks(name: str, module: Any, tape: Tape, take: Take) -> list[tuple[nn.Modu
     return [(module.lora_A[adapter], after_a), (module, after)]
 
 
-@torch.no_grad()
 def _summed_outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(b, m · n) float32: for each sample Σ_t left_t right_tᵀ, of (b, t, m) and (b, t, n)."""
     return torch.bmm(left.transpose(1, 2), right).flatten(1).float()

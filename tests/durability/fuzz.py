@@ -55,6 +55,7 @@ class Tally:
     slowest_case: int = -1
     outcomes: dict[str, int] = field(default_factory=dict)
     faults: list[tuple[int, str]] = field(default_factory=list)
+    silent: int = 0
 
     def add(self, other: Tally) -> None:
         self.cases += other.cases
@@ -64,6 +65,7 @@ class Tally:
         for name, count in other.outcomes.items():
             self.outcomes[name] = self.outcomes.get(name, 0) + count
         self.faults += other.faults
+        self.silent += other.silent
 
 
 class _Watch:
@@ -226,11 +228,14 @@ def _worker(start: int, stop: int, seed: int, scratch: Path, judge: Judge, repor
 def watched(
     start: int, stop: int, seed: int, judge: Judge = judge, patience: float = SECONDS_A_CASE
 ) -> Tally:
-    """As `run_cases`, in a process of its own: one that dies, or is silent for `patience` s, is a fault of its case."""
-    whole, number = Tally(), start
+    """As `run_cases`, in a process of its own: one that dies, or is silent for `patience` s, is a fault of its case.
+
+    Machines pause: a case that is silent is tried once more, and counted in `silent`.
+    """
+    whole, number, tried = Tally(), start, -1
     # Forked from a process without threads: the locks of another one's threads would stay locked for good.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.durability.fuzz"])
+    context.set_forkserver_preload(["tests.durability.fuzz_cases"])
     while number < stop:
         scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
         ours, theirs = context.Pipe(duplex=False)
@@ -242,13 +247,16 @@ def watched(
                 whole.add(ours.recv())
                 number += 1
             process.kill()
+            whole.silent += 1
+            again, tried = tried != number, number
             fault = f"no end within {patience:.0f} s"
         except EOFError:
             process.join()
+            again = False
             fault = f"the process ended with {process.exitcode}"
         process.join()
         shutil.rmtree(scratch)
-        if number < stop:
+        if number < stop and not again:
             whole.add(Tally(1, faults=[(number, fault)]))
             number += 1
     return whole
@@ -274,7 +282,7 @@ def main() -> int:
             if done % 20 == 0 or done == len(blocks):
                 seconds = time.monotonic() - began
                 print(
-                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, slowest row "
+                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, {whole.silent} silences, slowest row "
                     f"{whole.slowest:.3f} s (case {whole.slowest_case}), {seconds:.0f} s; go on with "
                     f"--seed {options.seed} --start {options.start + whole.cases}",
                     flush=True,
