@@ -282,8 +282,8 @@ def main() -> int:
             if done % 20 == 0 or done == len(blocks):
                 seconds = time.monotonic() - began
                 print(
-                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, {whole.silent} silences, slowest row "
-                    f"{whole.slowest:.3f} s (case {whole.slowest_case}), {seconds:.0f} s; go on with "
+                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, "
+                    f"{whole.silent} silences, slowest row {whole.slowest:.3f} s (case {whole.slowest_case}), {seconds:.0f} s; go on with "
                     f"--seed {options.seed} --start {options.start + whole.cases}",
                     flush=True,
                 )
