@@ -283,7 +283,8 @@ def main() -> int:
                 seconds = time.monotonic() - began
                 print(
                     f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, "
-                    f"{whole.silent} silences, slowest row {whole.slowest:.3f} s (case {whole.slowest_case}), {seconds:.0f} s; go on with "
+                    f"{whole.silent} silences, slowest row {whole.slowest:.3f} s "
+                    f"(case {whole.slowest_case}), {seconds:.0f} s; go on with "
                     f"--seed {options.seed} --start {options.start + whole.cases}",
                     flush=True,
                 )
