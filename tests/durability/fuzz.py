@@ -282,10 +282,9 @@ def main() -> int:
             if done % 20 == 0 or done == len(blocks):
                 seconds = time.monotonic() - began
                 print(
-                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, "
-                    f"{whole.silent} silences, slowest row {whole.slowest:.3f} s "
-                    f"(case {whole.slowest_case}), {seconds:.0f} s; go on with "
-                    f"--seed {options.seed} --start {options.start + whole.cases}",
+                    f"{whole.cases} cases, {whole.rows} rows, {len(whole.faults)} faults, {whole.silent} silences, "
+                    f"slowest row {whole.slowest:.3f} s (case {whole.slowest_case}), {seconds:.0f} s; "
+                    f"go on with --seed {options.seed} --start {options.start + whole.cases}",
                     flush=True,
                 )
     print(", ".join(f"{count} {name}" for name, count in sorted(whole.outcomes.items())))

@@ -432,3 +432,39 @@ def test_a_run_and_a_dictionary_tell_the_same_story(runs: int, steps: int) -> No
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.fixture
+def life() -> Iterator[Life]:
+    life = Life()
+    yield life
+    life.teardown()
+
+
+def test_a_feed_that_died_before_anything_of_it_was_committed_is_resumed(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(context: Context) -> Outcome:
+        raise KeyboardInterrupt
+
+    life.feed([("text", 1)], None)
+    with monkeypatch.context() as patch:
+        patch.setitem(loop.PHASES, "ingest", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            life.feed([("text", 2)], None)
+    life.run = Run.open(life.run.root)
+    assert life.run.resume()
+    assert [dataset.timestep for dataset in datasets(life.run)] == [1, 2]
+
+
+def test_a_selection_whose_images_were_collected_says_so(life: Life) -> None:
+    life.configure("100%", 1)
+    life.feed([("picture", number) for number in range(3)], None)
+    life.run.gc()
+    with life.run.reading() as stores, pytest.raises(InputError, match="gone since `lifelong gc`"):
+        export(stores, life.folder / "out.json", "llava", 1)
+
+
+def datasets(run: Run) -> list[Any]:
+    with run.reading() as stores:
+        return stores.pool.datasets()
