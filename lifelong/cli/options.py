@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lifelong.errors import EXIT_DONE
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -42,3 +46,25 @@ def progress_for(quiet: bool) -> Any:
 def say(text: str) -> None:
     """A line for the reader that is not the command's output."""
     print(text, file=sys.stderr, flush=True)
+
+
+def open_run(run: Path, progress: Any = None) -> Any:
+    """The run in a folder. Raises: RunError if there is none."""
+    from lifelong.run import Run
+
+    return Run.open(run, progress)
+
+
+def print_json(value: Any) -> None:
+    """A value as the command's output."""
+    print_text(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_text(text: str) -> None:
+    """A line or more of the command's output."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_DONE) from None

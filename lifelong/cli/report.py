@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifelong.cli_options import RunFolder, say
+from lifelong.cli.options import RunFolder, say
 from lifelong.errors import UsageError
 
 if TYPE_CHECKING:

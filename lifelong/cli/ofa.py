@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lifelong.cli_options import DatasetPath, Format, Images, Quiet, Sets, progress_for, say
+from lifelong.cli.options import DatasetPath, Format, Images, Quiet, Sets, progress_for, say
 
 app = typer.Typer(
     help="OFA's selector: trained once on one dataset, applied unchanged to any other.",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lifelong.cli_options import AsJson, Quiet, RunFolder, progress_for, say
+from lifelong.cli.options import AsJson, Quiet, RunFolder, progress_for, say
 
 
 def fsck(

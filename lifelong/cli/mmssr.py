@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lifelong.cli_options import DatasetPath, Format, Images, Quiet, Sets, progress_for, say
+from lifelong.cli.options import DatasetPath, Format, Images, Quiet, Sets, progress_for, say
 
 app = typer.Typer(
     help="Ratings for the method mmssr: a judge rates a share of a dataset, a rater is tuned on its answers.",

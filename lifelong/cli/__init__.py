@@ -1,0 +1,86 @@
+"""The command line: a thin command per verb. Exit codes: 0 done, 1 input, 2 usage, 3 run, 130 interrupted.
+
+A command is a function in one of the modules of this package, and a line in COMMANDS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from lifelong.cli.choosing import check, export, methods, select
+from lifelong.cli.demo import demo
+from lifelong.cli.feeding import feed, init, resume, run_stream
+from lifelong.cli.looking import curves, digest, routes, status, why
+from lifelong.cli.mmssr import app as mmssr_app
+from lifelong.cli.ofa import app as ofa_app
+from lifelong.cli.options import say
+from lifelong.cli.report import report
+from lifelong.cli.upkeep import fsck, gc
+from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
+
+# Nothing heavy is imported by these modules: `lifelong --help` must not wait for torch.
+
+app = typer.Typer(
+    name="lifelong",
+    help="Keep a vision-language model learning for as long as new instruction datasets are released.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+COMMANDS = {
+    "init": init,
+    "feed": feed,
+    "run": run_stream,
+    "resume": resume,
+    "status": status,
+    "curves": curves,
+    "routes": routes,
+    "why": why,
+    "report": report,
+    "check": check,
+    "select": select,
+    "export": export,
+    "methods": methods,
+    "digest": digest,
+    "fsck": fsck,
+    "gc": gc,
+    "demo": demo,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(ofa_app, name="ofa")
+app.add_typer(mmssr_app, name="mmssr")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; ends the process with the exit code of its error."""
+    # OpenMP's threads wait for each other by spinning, unless told before torch is loaded. With another busy
+    # process on the same cores that made small models ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(invoke(arguments))
+
+
+def invoke(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; errors go to standard error, one line each."""
+    try:
+        app(args=arguments)
+    except SystemExit as ended:
+        # How Typer ends a command: 0, 2 after it has said what is wrong with the command line, 130 at Ctrl-C.
+        code = ended.code if isinstance(ended.code, int) else EXIT_DONE
+        return _interrupted() if code == EXIT_INTERRUPTED else code
+    except LifelongError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    return EXIT_DONE
+
+
+def _interrupted() -> int:
+    say("interrupted; `lifelong resume RUN` goes on from the last commit")
+    return EXIT_INTERRUPTED

@@ -1,0 +1,104 @@
+"""Commands that read a run: `status`, `curves`, `routes`, `why`, `digest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lifelong.cli.options import AsJson, RunFolder, open_run, print_json, print_text
+from lifelong.cli.report import Also, Figure
+from lifelong.cli.report import plot as plot_runs
+
+
+def status(run: RunFolder, as_json: AsJson = False) -> None:
+    """Where the run stands: timestep, phase, pool, seconds per phase, bytes."""
+    found = open_run(run).status()
+    print_json(found) if as_json else print_text(_status_text(found))
+
+
+def curves(
+    run: RunFolder,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row per timestep and skill.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure: .png, .svg or .pdf.")] = None,
+    figure: Annotated[
+        Figure,
+        typer.Option(help="What to draw: a panel per skill, the average, the gain relative to --reference."),
+    ] = Figure.skills,
+    also: Also = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run whose last accuracies are 100 %.")
+    ] = None,
+) -> None:
+    """What each skill gained and forgot: the skill matrix, forgetting, transfer."""
+    found = open_run(run).curves()
+    if plot is not None:
+        plot_runs(figure, [run, *(also or [])], reference, plot)
+    if as_json:
+        print_text(found.to_json())
+    elif as_csv:
+        print_text(found.to_csv().rstrip("\n"))
+    elif plot is None:
+        print_text(found.table())
+
+
+def routes(
+    run: RunFolder,
+    timestep: Annotated[int | None, typer.Option(help="Default: the last finished one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The routing table: which cluster, of which skills, went to which expert, with the entropies."""
+    from lifelong.routes import routes as find
+    from lifelong.routes import table
+
+    with open_run(run).reading() as stores:
+        found = find(stores, timestep)
+    print_json(found) if as_json else print_text(table(found))
+
+
+def why(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of the run, or the decisions that `lifelong select` wrote."
+        ),
+    ],
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE")],
+    as_json: AsJson = False,
+) -> None:
+    """Why a sample was kept, used, dropped or refused."""
+    from lifelong.why import tell, why_selected
+    from lifelong.why import why as find
+
+    if run.is_file():
+        found = why_selected(run, sample)
+    else:
+        with open_run(run).reading() as stores:
+            found = find(stores, sample)
+    print_json(found) if as_json else print_text(tell(found))
+
+
+def digest(run: RunFolder) -> None:
+    """One hash over decisions, metrics, selected order and adapter weights: equal for equal runs."""
+    print_text(open_run(run).digest())
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    pool = ", ".join(f"{name} {count}" for name, count in status["pool"].items())
+    stands = f"at phase {status['phase']}" if status["phase"] else "finished"
+    return (
+        f"run {status['run_id']}\ntimestep {status['timestep']}, {stands}\npool: {pool}\n"
+        f"{_times(status['seconds'], status['kept'])}\n{status['bytes'] / 1e6:.1f} MB on disk"
+    )
+
+
+def _times(seconds: dict[str, float], kept: dict[str, float]) -> str:
+    """A line for each phase with its seconds, and how many of them SQLite and files took."""
+    if not seconds:
+        return "this timestep: nothing yet"
+    lines = [f"  {name:<9} {value:8.1f} s  {kept[name]:7.2f} s" for name, value in seconds.items()]
+    total, keeping = sum(seconds.values()), sum(kept.values())
+    share = f"  {'in all':<9} {total:8.1f} s  {keeping:7.2f} s, {100 * keeping / max(total, 1e-9):.1f} %"
+    return "\n".join(["this timestep             keeping it", *lines, share])
