@@ -123,13 +123,17 @@ def _lacking(signals: frozenset[str], config: RunConfig | None) -> str:
 
 
 def resolve(recipe: str | dict[str, str] | Recipe) -> Recipe:
-    """The recipe of a name, or of a base recipe with some words changed: {recipe: adapt-inf, sample: top}."""
+    """The recipe of a name, or of a base recipe with some words changed: {recipe: adapt-inf, sample: top}.
+
+    A `name` among the words is that of the recipe itself.
+    """
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str):
         return registry.recipe(recipe)
     words = dict(recipe)
-    base = words.pop("recipe", None)
+    base, name = words.pop("recipe", None), words.pop("name", None)
     if base is None:
-        return Recipe.from_dict("custom", words)
-    return registry.recipe(base).replace(**words)
+        return Recipe.from_dict(name or "custom", words)
+    based = registry.recipe(base).replace(**words)
+    return replace(based, name=name) if name else based

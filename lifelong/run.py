@@ -16,6 +16,7 @@ from lifelong.errors import InputError, RunError, TrainingError, UsageError
 from lifelong.mend import mended
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
+from lifelong.recipes import read_recipe
 from lifelong.signals import MEASURED
 from lifelong.stream import Stream, read_stream
 from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
@@ -73,7 +74,8 @@ class Run:
                 update={"model": resolved.model.model_copy(update={"path": model})}
             )
         if recipe is not None:
-            resolved = resolved.model_copy(update={"recipe": recipe})
+            words = read_recipe(recipe) if isinstance(recipe, str) else recipe
+            resolved = resolved.model_copy(update={"recipe": words})
         method(resolved.recipe, resolved)
         if root.exists() and any(root.iterdir()):
             raise UsageError(f"{root} is not empty; name a new folder for the run")

@@ -17,6 +17,7 @@ from lifelong.cli.looking import curves, digest, routes, status, why
 from lifelong.cli.mmssr import app as mmssr_app
 from lifelong.cli.ofa import app as ofa_app
 from lifelong.cli.options import say
+from lifelong.cli.recipe import app as recipe_app
 from lifelong.cli.report import report
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
@@ -55,6 +56,7 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(ofa_app, name="ofa")
 app.add_typer(mmssr_app, name="mmssr")
+app.add_typer(recipe_app, name="recipe")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -57,7 +57,7 @@ def check(
 
 def select(
     dataset: DatasetPath,
-    method: Annotated[str, typer.Option(help="Recipe; see `lifelong methods`.")],
+    method: Annotated[str, typer.Option(help="Recipe, or a recipe file; see `lifelong methods`.")],
     out: Annotated[Path, typer.Option(help="File for the selected rows, in the dataset's own format.")],
     budget: Annotated[str, typer.Option(help="A share (15%) or a number of rows (2000).")] = "15%",
     model: Annotated[str, typer.Option(help="Folder or hub name, for methods that read a model.")] = "",
@@ -73,8 +73,10 @@ def select(
     """Select a part of one dataset, without training; every row's decision goes to OUT.decisions.parquet."""
     from lifelong.config import parse_settings
     from lifelong.oneshot import select as select_rows
+    from lifelong.recipes import read_recipe
 
-    given = [f"seed={seed}", f"train.budget={budget}", f"recipe={method}"]
+    recipe = json.dumps(read_recipe(method))
+    given = [f"seed={seed}", f"train.budget={budget}", f"recipe={recipe}"]
     given += [f"model.path={model}"] if model else []
     given += [f"experts.ofa.selector={json.dumps(str(selector))}"] if selector else []
     config = parse_settings([*given, *(settings or [])])

@@ -25,7 +25,8 @@ def init(
     run: RunFolder,
     model: Annotated[str, typer.Option(help="Folder or hub name of a vision-language model.")] = "",
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe; see `lifelong methods`. Default: adapt-inf.")
+        str | None,
+        typer.Option(help="Recipe, or a recipe file (.yaml); see `lifelong methods`. Default: adapt-inf."),
     ] = None,
     settings: Sets = None,
 ) -> None:
