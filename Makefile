@@ -29,10 +29,12 @@ START ?= 0
 fuzz: .venv/.ready
 	$(BIN)/python -m tests.durability.fuzz --cases $(CASES) --seed $(SEED) --start $(START)
 
+# Style, types, the contracts of the wings, and the wheel.
 check: .venv/.ready
-	$(BIN)/ruff check lifelong policies stores tests
-	$(BIN)/ruff format --check lifelong policies stores tests
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check lifelong policies stores tests benchmarks
+	$(BIN)/python -m ruff format --check lifelong policies stores tests
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest tests/package
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix lifelong policies stores tests
