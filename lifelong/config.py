@@ -72,6 +72,12 @@ class KeepConfig(_Section):
     """Last timesteps whose signals are kept; without them, damage to what they led to cannot be mended. 0: all."""
 
 
+def _refresh(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"all|new|stale\(\d+\)", value.strip()):
+        return value.strip()
+    raise ValueError(f"{value!r} is none of: all, new, stale(k) with a number of timesteps, as in stale(3)")
+
+
 def _paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) and value else value or ()
 
@@ -85,6 +91,8 @@ class MeasureConfig(_Section):
     """Samples a shard: the unit that an interrupted measure phase loses at most."""
     trajectory: int = Field(0, ge=0)
     """Checkpoints that training keeps for XMAS trajectories; each costs a forward over the pool. 0: none."""
+    refresh: Annotated[str, BeforeValidator(_refresh)] = "all"
+    """Samples measured in a timestep: all; new, those without signals; stale(k), also those measured over k before."""
     vector_dtype: Literal["float16", "float32"] = "float16"
     """How projected gradients are stored."""
     validation: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lifelong.signals import origins_of
 from lifelong.unjudged import remark, unjudged
 from policies.pruners import Pruned
 from stores.commit import Committed, commit_file
@@ -34,6 +35,8 @@ class Decisions:
     stratum: np.ndarray
     pruned: Pruned
     reasons: list[str]
+    measured: np.ndarray | None
+    """Timestep at which each was measured; None where all were at this one."""
 
     @classmethod
     def of(cls, context: Context, pruned: Pruned) -> Decisions:
@@ -59,7 +62,13 @@ class Decisions:
             selection["stratum"],
             pruned,
             reasons,
+            _measured(context),
         )
+
+
+def _measured(context: Context) -> np.ndarray | None:
+    timesteps = origins_of(context.stores, context.timestep).timesteps
+    return None if (timesteps == context.timestep).all() else timesteps
 
 
 def write_decisions(context: Context, decisions: Decisions) -> Committed:
@@ -95,6 +104,8 @@ def decisions_table(context: Context, decisions: Decisions) -> Any:
         "neighbour": pa.array(neighbour, type=pa.string()),
         "similarity": _nullable(similarity),
     }
+    if decisions.measured is not None:
+        columns["measured"] = decisions.measured
     quarantined = _quarantined(context, columns)
     return pa.concat_tables([pa.table(columns), quarantined], promote_options="permissive")
 

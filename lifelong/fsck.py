@@ -10,7 +10,7 @@ from typing import Any
 from lifelong.config import RunConfig, read_config
 from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import UsageError
-from lifelong.signals import MEASURED
+from lifelong.signals import MEASURED, complete
 from lifelong.upkeep import config_of
 from stores.backup import BACKUP, timestep_of_backup
 from stores.commit import garbage, verify
@@ -80,7 +80,8 @@ def _made_again(stores: Stores) -> set[str]:
     """Paths of what follows from what is kept: signals from adapter and pool; decisions from signals; answers."""
     ledger = stores.ledger
     adapters = {record.timestep for record in ledger.files() if record.kind == ADAPTER}
-    measured = {shard.timestep for shard in ledger.shards() if shard.kind == MEASURED}
+    timesteps = {record.timestep for record in ledger.files()}
+    measured = {timestep for timestep in timesteps if complete(stores, timestep)}
     of_shards = {
         shard.path for shard in ledger.shards() if shard.kind == MEASURED and shard.timestep - 1 in adapters
     }

@@ -106,7 +106,8 @@ def describe(phase: str, result: dict) -> str:
             passes = " + ".join(result["passes"]) or "no pass needed"
             quarantined = f", {result['quarantined']} quarantined" if result["quarantined"] else ""
             halved = f", {result['halved']} batches halved to fit in memory" if result["halved"] else ""
-            return f"{result['measured']} samples, {passes}{quarantined}{halved}"
+            carried = f", {result['carried']} keep earlier signals" if result.get("carried") else ""
+            return f"{result['measured']} samples{carried}, {passes}{quarantined}{halved}"
         case "cluster":
             return (
                 f"{result['clusters']} clusters of {min(result['sizes'])} to {max(result['sizes'])} samples"

@@ -111,7 +111,7 @@ class _LedgerThen(Ledger):
             raise DamagedError(different(f"shard {position} of {kind} of timestep {timestep}"))
         self._broken.discard(shard.path)
 
-    def release_shards(self, timestep: int, kind: str) -> None:
+    def release_shards(self, timestep: int, kind: str, position: int | None = None) -> None:
         raise AssertionError("nothing is released while a phase is run again")
 
     def set_meta(self, key: str, value: Any) -> None:

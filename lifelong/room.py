@@ -5,6 +5,7 @@ from __future__ import annotations
 from lifelong.context import ADAPTER, Context
 from lifelong.errors import InputError
 from lifelong.formats.detect import find_files
+from lifelong.refresh import due
 from lifelong.signals import MEASURED
 from stores.space import require_space
 
@@ -49,7 +50,7 @@ def _signals(context: Context) -> int:
     """What the samples that are not measured yet take, at what the last measured ones took each."""
     ledger = context.stores.ledger
     done = sum(shard.rows for shard in ledger.shards(context.timestep, MEASURED))
-    left = context.stores.pool.counts()["live"] - done
+    left = len(due(context)) - done
     before = [shard for shard in ledger.shards(kind=MEASURED) if shard.rows]
     if before:
         last = before[-1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lifelong.config import KeepConfig, RunConfig, parse_config
 from lifelong.context import ADAPTER, Stores
-from lifelong.signals import ALIGNMENT, MEASURED
+from lifelong.signals import is_signal, shards_in_use
 from stores.backup import back_up, is_current
 from stores.commit import garbage, sweep, verify
 from stores.database import transaction
@@ -22,6 +22,8 @@ from stores.shards import Shard
 
 FEEDING = "feeding"
 """Key of the request that is under way: timestep, feed and configuration; null where none is."""
+SETTLED = "settled"
+"""Key of the last timestep after which old signals were let go, and how many timesteps' were kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,20 @@ def settle(stores: Stores) -> None:
                 stores.ledger.set_meta(_config_key(last), request["config"])
             stores.ledger.set_meta(FEEDING, None)
     config = config_of(stores, last)
-    _release(stores, KeepConfig() if config is None else config.keep)
+    keep = KeepConfig() if config is None else config.keep
+    done = {"timestep": last, "signals": keep.signals}
+    # To tell which signals live samples are still in takes a look at the whole pool: once for each timestep.
+    signals = [] if stores.ledger.get_meta(SETTLED) == done else _old_signals(stores, keep)
+    _release(stores, keep, signals)
+    if stores.ledger.get_meta(SETTLED) != done and keep.signals:
+        stores.ledger.set_meta(SETTLED, done)
     _copy_and_sweep(stores)
 
 
 def collect_garbage(stores: Stores, keep: KeepConfig) -> list[Freed]:
     """Let go what `keep` does not ask for, and the images that nothing needs any more; no timestep may be under way."""
     freed = list(removable(stores, keep))
-    _release(stores, keep)
+    _release(stores, keep, _old_signals(stores, keep))
     if dead_packs(stores.media):
         repack(stores.media)
     _copy_and_sweep(stores)
@@ -90,17 +98,16 @@ def removable(stores: Stores, keep: KeepConfig) -> Iterator[Freed]:
         yield Freed(pack.path, pack.dead, "images of pruned samples")
 
 
-def _release(stores: Stores, keep: KeepConfig) -> None:
+def _release(stores: Stores, keep: KeepConfig, signals: list[Shard]) -> None:
     adapters = [record for record in _old_adapters(stores, keep) if _is_whole(stores, record)]
-    signals = list(_old_signals(stores, keep))
     if not adapters and not signals:
         return
     weights = [weights_of(stores.root, record) for record in adapters]
     with transaction(stores.db):
         for record, hashes in zip(adapters, weights, strict=True):
             stores.ledger.release_file(record, hashes)
-        for timestep, kind in sorted({(shard.timestep, shard.kind) for shard in signals}):
-            stores.ledger.release_shards(timestep, kind)
+        for shard in signals:
+            stores.ledger.release_shards(shard.timestep, shard.kind, shard.position)
 
 
 def _copy_and_sweep(stores: Stores) -> None:
@@ -127,12 +134,18 @@ def _old_adapters(stores: Stores, keep: KeepConfig) -> Iterator[FileRecord]:
             yield record
 
 
-def _old_signals(stores: Stores, keep: KeepConfig) -> Iterator[Shard]:
+def _old_signals(stores: Stores, keep: KeepConfig) -> list[Shard]:
+    """Shards of signals beyond `keep.signals`; those that live samples still have their signals in are not old."""
     last = _last_finished(stores)
-    for shard in stores.ledger.shards():
-        old = keep.signals and last is not None and shard.timestep <= last - keep.signals
-        if old and (shard.kind == MEASURED or shard.kind.startswith(ALIGNMENT)):
-            yield shard
+    if not keep.signals or last is None:
+        return []
+    beyond = [
+        shard
+        for shard in stores.ledger.shards()
+        if shard.timestep <= last - keep.signals and is_signal(shard)
+    ]
+    used = shards_in_use(stores, last) if beyond else set()
+    return [shard for shard in beyond if shard.path not in used]
 
 
 def _last_finished(stores: Stores) -> int | None:

@@ -124,6 +124,7 @@ def tell(found: dict[str, Any]) -> str:
             lines.append(
                 f"  timestep {decision['timestep']}: {decision['reason']}"
                 + (f" ({scores})" if scores else "")
+                + (f", measured at timestep {decision['measured']}" if "measured" in decision else "")
             )
     for refusal in found["refused"]:
         lines.append(

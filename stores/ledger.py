@@ -197,9 +197,12 @@ class Ledger:
         )
         return [Shard(*record) for record in cursor]
 
-    def release_shards(self, timestep: int, kind: str) -> None:
-        """Forget the shards of one kind; their files are then garbage, which `sweep` removes."""
-        self.db.execute("DELETE FROM shards WHERE timestep = ? AND kind = ?", [timestep, kind])
+    def release_shards(self, timestep: int, kind: str, position: int | None = None) -> None:
+        """Forget the shards of one kind, or one of them; their files are then garbage, which `sweep` removes."""
+        self.db.execute(
+            "DELETE FROM shards WHERE timestep = ? AND kind = ? AND (? IS NULL OR position = ?)",
+            [timestep, kind, position, position],
+        )
 
     def release_file(self, record: FileRecord, weights: Sequence[tuple[str, str]]) -> None:
         """Let a committed file go: it is then garbage. weights: (name, sha256) of what the run's digest covers."""

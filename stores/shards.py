@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,20 @@ def read_array(path: Path, name: str) -> np.ndarray:
         return array
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Some rows of a shard, and the places that they have in the whole."""
+
+    shard: Shard
+    rows: np.ndarray
+    places: np.ndarray
+
+
 @keeping
 class ShardReader:
-    """The shards of one kind, in order, read as if they were one file.
+    """Shards of one kind, in order, read as if they were one file.
 
+    picks: of each shard the rows that are read, and where they go; all of them, one after another, if left out.
     scratch: folder for a matrix larger than `memory_limit` bytes (default: the system's temporary folder).
     """
 
@@ -88,14 +98,18 @@ class ShardReader:
         root: Path,
         shards: Sequence[Shard],
         *,
+        picks: Sequence[Pick] | None = None,
         memory_limit: int = MEMORY_LIMIT,
         scratch: Path | None = None,
     ) -> None:
-        if not shards:
+        if not shards and picks is None:
             raise StoreError(f"{root}: no shards to read; run the phase that writes them first")
         self.root = root
         self.shards = list(shards)
-        self.rows = sum(shard.rows for shard in shards)
+        self.rows = (
+            sum(shard.rows for shard in shards) if picks is None else sum(len(pick.rows) for pick in picks)
+        )
+        self._picks = picks
         self._memory_limit = memory_limit
         self._scratch = scratch
 
@@ -117,16 +131,21 @@ class ShardReader:
 
     def column(self, name: str) -> np.ndarray:
         """The whole of a small array, (n, …), in memory."""
-        return np.concatenate([array for _, array in self.blocks(name)])
+        return self._whole(name, np.empty)
 
     def matrix(self, name: str) -> np.ndarray:
         """The whole of a large array, (n, d): in memory, or as a `np.memmap` of an unnamed scratch file."""
-        whole: np.ndarray | None = None
-        for start, array in self.blocks(name):
-            if whole is None:
-                whole = self._space((self.rows, *array.shape[1:]), array.dtype)
-            whole[start : start + len(array)] = array
-        assert whole is not None  # there is at least one shard
+        return self._whole(name, self._space)
+
+    def _whole(self, name: str, space: Callable[[tuple[int, ...], np.dtype], np.ndarray]) -> np.ndarray:
+        whole = np.empty(0)  # what is left where not a row is picked
+        for number, (start, array) in enumerate(self.blocks(name)):
+            if not number:
+                whole = space((self.rows, *array.shape[1:]), array.dtype)
+            if self._picks is None:
+                whole[start : start + len(array)] = array
+            else:
+                whole[self._picks[number].places] = array[self._picks[number].rows]
         return whole
 
     def _space(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -11,6 +11,7 @@ from lifelong.measure.passes import AlignmentPass, Pass
 from lifelong.measure.plan import passes_of
 from lifelong.measure.pool import Measured, faults_in
 from lifelong.measure.pool import measure as measure_rows
+from lifelong.refresh import commit_origins, due
 from lifelong.signals import MEASURED, trajectory_kind
 from lifelong.validation import validation_vectors
 from stores.commit import Committed
@@ -21,7 +22,7 @@ ALIGNMENT = frozenset({"alignment"})
 
 
 def measure(context: Context) -> Outcome:
-    """Commit a shard of signals for each block of live samples; shards that are there already are kept.
+    """Commit a shard of signals for each block of samples that are due; shards that are there already are kept.
 
     A sample that the model cannot take is quarantined with the reason, and the run goes on.
 
@@ -29,16 +30,16 @@ def measure(context: Context) -> Outcome:
         InputError: not one sample of a shard can be measured: the fault is then not the samples'.
     """
     stores, config = context.stores, context.config.measure
-    live = stores.pool.arrays()["ordinal"]
+    asked = due(context)
     committed = {shard.position for shard in stores.ledger.shards(context.timestep, MEASURED)}
     missing = [
-        position for position in range(-(-len(live) // config.shard_size)) if position not in committed
+        position for position in range(-(-len(asked) // config.shard_size)) if position not in committed
     ]
     passes = _passes(context) if missing else []
     for position in missing:
         first = position * config.shard_size
-        block = live[first : first + config.shard_size]
-        measured = _measure_block(context, block, passes, first, len(live))
+        block = asked[first : first + config.shard_size]
+        measured = _measure_block(context, block, passes, first, len(asked))
         arrays = measured.to_arrays(config.vector_dtype)
         shard = write_shard(context.root, context.timestep, MEASURED, position, arrays)
         stores.ledger.shard_commit(context.timestep, MEASURED, position, shard, len(measured.ordinals))
@@ -129,10 +130,13 @@ def _measure_block(
 def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
     shards = context.stores.ledger.shards(context.timestep, MEASURED)
     faults: dict[int, str] = {}
+    fresh: list[np.ndarray] = []
     halved = 0
     for shard in shards:
         faults.update(faults_in(read_array(context.root / shard.path, "faults")))
         halved += int(read_array(context.root / shard.path, "halved").sum())
+        fresh.append(read_array(context.root / shard.path, "ordinal"))
+    carried, origins = commit_origins(context, np.concatenate(fresh or [np.empty(0, np.int64)]))
     result = {
         "measured": sum(shard.rows for shard in shards),
         "quarantined": len(faults),
@@ -140,6 +144,7 @@ def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
         "signals": sorted(context.method.measures.signals),
         "passes": list(context.method.measures.passes),
         "bytes": sum(shard.bytes for shard in shards),
+        **carried,
     }
 
     def bury() -> None:
@@ -150,7 +155,7 @@ def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
         # What the last training kept has been measured; the train phase removes the files.
         context.stores.ledger.release_shards(context.timestep - 1, TRAJECTORY)
 
-    return Outcome(result, files, apply=bury)
+    return Outcome(result, [*files, *origins], apply=bury)
 
 
 def _tokens_of_arrivals(context: Context, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:

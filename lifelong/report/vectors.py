@@ -11,11 +11,10 @@ from lifelong.config import RunConfig
 from lifelong.context import Stores
 from lifelong.method import method
 from lifelong.report.absent import AbsentError, telling
-from lifelong.signals import ALIGNMENT, MEASURED
+from lifelong.signals import ALIGNMENT, MEASURED, Origins, complete, origins_of, reader_of
 from policies.arrays import unit_rows
 from stores.database import open_database
 from stores.features import INDEX, MIGRATIONS, Features
-from stores.shards import Shard, read_array
 
 
 def vectors_of(
@@ -31,39 +30,32 @@ def vectors_of(
         raise AbsentError("the recipe compares no vectors (its word for them is `none`)")
     if name == "encoded":
         return _encoded(stores, config, sample_ids)
-    shards = stores.ledger.shards(timestep)
-    if not any(shard.kind == MEASURED for shard in shards):
+    if not complete(stores, timestep):
         raise AbsentError("the vectors were let go, as `keep.signals` in the configuration said")
+    with telling("the vectors"):
+        origins = origins_of(stores, timestep).of(ordinals)
     if name == "trajectory":
-        kinds = sorted({shard.kind for shard in shards if shard.kind.startswith(ALIGNMENT)})
+        kinds = {
+            shard.kind for t in np.unique(origins.timesteps).tolist() for shard in stores.ledger.shards(t)
+        }
+        kinds = {kind for kind in kinds if kind.startswith(ALIGNMENT)}
         if not kinds:
             raise AbsentError("the training before it kept no checkpoints to follow a sample over")
-        columns = [_rows(stores, _of_kind(shards, kind), ALIGNMENT, ordinals) for kind in kinds]
+        columns = [_rows(stores, origins, kind, ALIGNMENT, ordinals) for kind in sorted(kinds)]
         return np.concatenate(columns, axis=1)
-    return _rows(stores, _of_kind(shards, MEASURED), name, ordinals)
+    return _rows(stores, origins, MEASURED, name, ordinals)
 
 
-def _of_kind(shards: list[Shard], kind: str) -> list[Shard]:
-    return [shard for shard in shards if shard.kind == kind and shard.rows]
-
-
-def _rows(stores: Stores, shards: list[Shard], name: str, ordinals: np.ndarray) -> np.ndarray:
+def _rows(stores: Stores, origins: Origins, kind: str, name: str, ordinals: np.ndarray) -> np.ndarray:
     """(n, d) float32: one signal of the samples asked for, a shard at a time."""
-    order = np.argsort(ordinals)
-    found: np.ndarray | None = None
-    for shard in shards:
-        with telling(f"the vectors ({shard.path})"):
-            held = read_array(stores.root / shard.path, "ordinal")
-            if not np.isin(held, ordinals).any():
-                continue
-            array = read_array(stores.root / shard.path, name)
-        if found is None:
-            found = np.full((len(ordinals), array[0].size), np.nan, dtype=np.float32)
-        here = np.flatnonzero(np.isin(held, ordinals))
-        places = order[np.searchsorted(ordinals[order], held[here])]
-        found[places] = array[here].reshape(len(here), -1)
-    if found is None:
+    with telling("the vectors"):
+        reader = reader_of(stores, origins, kind, some=True)
+        held, array = reader.column("ordinal"), reader.column(name)
+    if not len(held):
         raise AbsentError("not one of the samples has a vector on record")
+    order = np.argsort(ordinals)
+    found = np.full((len(ordinals), array[0].size), np.nan, dtype=np.float32)
+    found[order[np.searchsorted(ordinals[order], held)]] = array.reshape(len(held), -1)
     return found
 
 
