@@ -11,6 +11,10 @@ from typing import Any, Literal
 
 Outcome = Literal["accepted", "rejected", "duplicate"]
 
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring
+_TEXT = '{"text":%s,"type":"text"}'
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -99,6 +103,19 @@ def content_id(messages: Sequence[dict[str, Any]], image_hashes: Sequence[str]) 
     Canonical content is compact JSON with sorted keys, in UTF-8, of the messages and of the images' SHA-256
     in order; ids, file names and extra fields of the source do not enter.
     """
-    content = {"images": list(image_hashes), "messages": list(messages)}
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    told = ",".join(_message(message) for message in messages)
+    text = f'{{"images":{_encode(list(image_hashes))},"messages":[{told}]}}'
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _message(message: dict[str, Any]) -> str:
+    """A message as `_encode` writes it, in a third of the time for those that readers make: a million are hashed."""
+    if len(message) == 2 and "role" in message and "content" in message:
+        parts = [_TEXT % _quoted(part["text"]) for part in message["content"] if _is_text(part)]
+        if len(parts) == len(message["content"]):
+            return f'{{"content":[{",".join(parts)}],"role":{_quoted(message["role"])}}}'
+    return _encode(message)
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    return len(part) == 2 and part.get("type") == "text" and isinstance(part.get("text"), str)

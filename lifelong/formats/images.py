@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -23,6 +23,8 @@ SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP"
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _REMEMBERED = 65_536
+_State = tuple[int, int, int, int, int]
+T = TypeVar("T")
 MAX_NAME_CHARS = 4096
 MAX_SCANS = 50
 """Of a JPEG. Encoders write about ten; a few bytes more for each scan would hold the decoder for hours."""
@@ -104,7 +106,8 @@ class ImageOpener:
 
     A name is looked up under `root`; if no root was given by the user, under the dataset file's folder and
     then under `images/` in that folder. After symbolic links are followed it must still lie under that root.
-    Images that were decoded once are remembered by content, so that one used by many rows is decoded once.
+    Images that were decoded once are remembered by content, so that one used by many rows is decoded once; and by
+    file, so that it is read once for as long as the file has not been written to.
     """
 
     def __init__(self, file: Path, images: Path | None, limits: Limits) -> None:
@@ -113,6 +116,7 @@ class ImageOpener:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
         self._label = _label(file.parent, roots[0])
         self._known: dict[str, tuple[str, int, int]] = {}
+        self._opened: dict[str, tuple[str, _State, Image]] = {}
 
     def open(self, reference: Any, members: Mapping[str, bytes] | None = None) -> Image:
         """Check one image: a name, bytes, or the {"bytes", "path"} of Hugging Face datasets.
@@ -130,8 +134,15 @@ class ImageOpener:
             raise RowError(reason, "give each image as a path relative to the image root")
         if members is not None:
             return self._checked(_member(reference, members), None, f'image "{reference}"')
+        opened = self._opened.get(reference)
+        if opened is not None and _state(opened[0]) == opened[1]:
+            return opened[2]
         path = self._find(reference)
-        return self._checked(self._bytes_of(path, reference), path, f'image "{reference}"')
+        state = _state(path)  # before the bytes: what is written after it is seen the next time
+        image = self._checked(self._bytes_of(path, reference), path, f'image "{reference}"')
+        if state is not None:
+            _remember(self._opened, reference, (str(path), state, image))
+        return image
 
     def _bytes_of(self, path: Path, name: str) -> bytes:
         try:
@@ -152,9 +163,7 @@ class ImageOpener:
             except RowError as fault:
                 raise _named(fault, name) from None
             known = (suffix, image.width, image.height)
-            if len(self._known) >= _REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[digest] = known
+            _remember(self._known, digest, known)
         suffix, width, height = known
         return Image(digest, suffix, path, data if path is None else None, width, height)
 
@@ -186,6 +195,21 @@ class ImageOpener:
             return path
         reason = f'image "{name}" not found under {self._label}'
         raise RowError(reason, "put the file there or pass --images DIR")
+
+
+def _state(path: str | Path) -> _State | None:
+    """What changes when a file is replaced or written to; None if it is gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _remember(known: dict[str, T], key: str, value: T) -> None:
+    if len(known) >= _REMEMBERED:
+        known.pop(next(iter(known)))
+    known[key] = value
 
 
 def _member(name: str, members: Mapping[str, bytes]) -> bytes:

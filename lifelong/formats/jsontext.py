@@ -20,6 +20,7 @@ _BOM = "\ufeff"
 _SPACE = " \t\n\r"
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _INSIDE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
+_DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\],]', re.DOTALL)
 
 
@@ -32,8 +33,8 @@ def list_records(path: Path, limits: Limits, chunk_bytes: int = CHUNK_BYTES) -> 
     Raises: FileError where the file is not one whole JSON list in UTF-8, telling the row and the byte.
     """
     with path.open("rb") as file:
-        for text in _elements(_Text(file, chunk_bytes)):
-            yield json_record(text, limits)
+        for value in _elements(_Text(file, chunk_bytes)):
+            yield json_record(value, limits) if isinstance(value, _Unread) else _checked(value, limits)
 
 
 def line_records(path: Path, limits: Limits, max_chars: int = MAX_ROW_CHARS) -> Iterator[Record]:
@@ -76,18 +77,27 @@ def _skip_line(file: BinaryIO, line: bytes, size: int) -> int:
 
 def json_record(text: str, limits: Limits) -> Record:
     """Parse one JSON value as Python does and refuse, as a fault of the row, what is not plain JSON."""
-    value = None
     try:
         value = json.loads(text)
+    except RecursionError:
+        return Record(None, None, fault=too_deep(limits))
+    except ValueError as error:
+        reason = f"not valid JSON: {error}" if text.strip() else "nothing between two commas"
+        return Record(None, None, fault=RowError(reason, "mend the row, or remove it"))
+    return _checked(value, limits)
+
+
+def _checked(value: Any, limits: Limits) -> Record:
+    """The record of a value that was parsed."""
+    try:
         check_json(value, limits)
     except RowError as fault:
         return Record(value, value, fault=fault)
-    except RecursionError:
-        return Record(value, value, fault=too_deep(limits))
-    except ValueError as error:
-        reason = f"not valid JSON: {error}" if text.strip() else "nothing between two commas"
-        return Record(value, value, fault=RowError(reason, "mend the row, or remove it"))
     return Record(value, value)
+
+
+class _Unread(str):
+    """The text of an element that is still to be parsed."""
 
 
 class _Text:
@@ -141,8 +151,8 @@ class _Text:
         self.text = self.text[position:]
 
 
-def _elements(text: _Text) -> Iterator[str]:
-    """Yield the text of each element of the list."""
+def _elements(text: _Text) -> Iterator[Any]:
+    """Yield each element of the list: its value, or where that could not be read in one go its `_Unread` text."""
     position = text.skip_space(0)
     if position == len(text.text):
         raise FileError("the file is empty", "fetch it again, or remove it from the dataset")
@@ -155,13 +165,30 @@ def _elements(text: _Text) -> Iterator[str]:
     if text.text[first : first + 1] == "]":
         start, last = first + 1, True
     while not last:
-        start, end = _element_end(text, start, rows)
-        yield text.text[start:end]
+        value, end = _parsed(text.text, start)
+        if end < 0:
+            start, end = _element_end(text, start, rows)
+            value = _Unread(text.text[start:end])
+        yield value
         rows += 1
         last = text.text[end] == "]"
         start = end + 1
     if text.skip_space(start) < len(text.text):
         raise FileError(f"text after the end of the list (after row {rows - 1})", "keep one list in the file")
+
+
+def _parsed(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at or after `start` and where its , or ] stands; -1 if it is not all there, or no JSON."""
+    first = _NOT_SPACE.search(text, start)
+    if first is None:
+        return None, -1
+    try:
+        value, end = _DECODER.raw_decode(text, first.start())
+    except (ValueError, RecursionError):
+        return None, -1
+    after = _NOT_SPACE.search(text, end)
+    whole = after is not None and after.group() in ",]" and end - start <= MAX_ROW_CHARS
+    return (value, after.start()) if after is not None and whole else (None, -1)
 
 
 def _element_end(text: _Text, start: int, row: int) -> tuple[int, int]:

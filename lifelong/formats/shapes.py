@@ -111,7 +111,8 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
     shown = 0
     for number, turn in enumerate(turns, 1):
         message, own = _message(turn, number, shown)
-        shown += images_in([message])
+        if len(message["content"]) > 1 or message["content"][0]["type"] == "image":
+            shown += images_in([message])
         messages.append(message)
         references += own
     system = fields.get("system")

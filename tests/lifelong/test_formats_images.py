@@ -174,6 +174,23 @@ def test_an_altered_file_is_noticed(tmp_path: Path, opener: ImageOpener) -> None
         image.read()
 
 
+def test_a_file_is_read_anew_once_it_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(gradient()))
+    opener = ImageOpener(tmp_path / "rows.json", tmp_path, Limits())
+    first = opener.open("a.png")
+    assert opener.open("a.png") is first
+    before = path.stat()
+    # Of the same length and with the old time on it, as `cp -p` or `rsync` would leave it.
+    other = encode(gradient().transpose(PillowImage.Transpose.ROTATE_180))
+    path.write_bytes(other + bytes(max(0, before.st_size - len(other))))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opener.open("a.png").sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != first.sha256
+    path.unlink()
+    with pytest.raises(RowError, match="not found"):
+        opener.open("a.png")
+
+
 def test_the_odd_but_fine_images_convert() -> None:
     folder = stream_path("hostile") / "images"
     for name in ("p02.jpg", "p03.png", "p04.jpg", "p05.png"):

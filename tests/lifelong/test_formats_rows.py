@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,28 @@ def test_duplicates_and_repeated_ids(folder: Path) -> None:
     assert [row.outcome for row in rows] == outcomes
     assert [row.source_id for row in rows] == ["x", "x", "x", "z", "y", "y"]
     assert rows[3].of == rows[0].sample.sample_id
+
+
+_TEXTS = st.text(st.characters(blacklist_categories=("Cs",)))
+_PARTS = st.one_of(
+    st.just({"type": "image"}),
+    st.builds(lambda text: {"type": "text", "text": text}, _TEXTS),
+    st.builds(lambda text: {"text": text, "type": "text", "more": [1.5, None]}, _TEXTS),
+    st.builds(lambda number: {"type": "text", "text": number}, st.integers()),
+)
+_MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "ß\n"]), "content": st.lists(_PARTS)},
+        optional={"extra": st.integers()},
+    )
+)
+
+
+@given(_MESSAGES, st.lists(_TEXTS))
+def test_the_sample_id_is_the_hash_of_sorted_compact_json(messages: list[Any], hashes: list[str]) -> None:
+    content = {"images": hashes, "messages": messages}
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    assert content_id(messages, hashes) == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def test_the_sample_id_is_that_of_the_content_alone(folder: Path) -> None:
