@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lifelong import seeds
+from lifelong.callbacks import Callbacks
 from lifelong.config import RunConfig
 from lifelong.errors import InputError, RunError
 from lifelong.method import Method, method
@@ -143,6 +144,7 @@ class Context:
     feed: Feed
     models: ModelHolder
     progress: Progress = field(default_factory=Silent)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     _method: Method | None = None
 
     @property

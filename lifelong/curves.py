@@ -280,6 +280,17 @@ class Curves:
             writer.writerows(records)
         return text.getvalue()
 
+    def matrix(self) -> pd.DataFrame:
+        """R with timesteps as index and skills as columns; everything else of `to_dict` is in `attrs`."""
+        import pandas as pd
+
+        index = pd.RangeIndex(len(self.R), name="timestep")
+        frame = pd.DataFrame(self.R, index=index, columns=pd.Index(self.skills, name="skill", dtype=object))
+        frame.attrs = {
+            name: value for name, value in self.to_dict().items() if name not in ("skills", "timesteps", "R")
+        }
+        return frame
+
     def to_frame(self) -> pd.DataFrame:
         """`records` as a pandas data frame."""
         import pandas as pd

@@ -83,6 +83,7 @@ def run_phase(context: Context, timestep: int, name: str, phase: Phase) -> None:
     record = ledger.phase(timestep, name)
     assert record is not None
     context.progress.say(f"  {name:<9} {record.seconds:6.1f} s  {describe(name, record.result)}")
+    context.callbacks.phase_ended(record)
 
 
 def publish_decisions(stores: Stores, timestep: int) -> None:

@@ -76,6 +76,50 @@ class Terminal:
         self._what, self._task = "", None
 
 
+class Notebook:
+    """A bar of tqdm for the phase that is running: a widget in a notebook where ipywidgets is installed."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def say(self, text: str) -> None:
+        self._clear()
+        print(text)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        if self._bar is None or what != self._what:
+            from tqdm.auto import tqdm
+
+            self._clear()
+            self._what, self._bar = what, tqdm(total=total or None, desc=what, leave=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.refresh()
+
+    def _clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def as_asked(progress: Progress | bool | None) -> Progress:
+    """True: what suits where we are; False: nothing; None: bars in a notebook, else nothing; or what was given."""
+    if progress is None:
+        progress = in_notebook()
+    if not isinstance(progress, bool):
+        return progress
+    if not progress:
+        return Silent()
+    return Notebook() if in_notebook() or sys.stderr.isatty() else Plain()
+
+
 @contextmanager
 def for_terminal(quiet: bool = False) -> Iterator[Progress]:
     """What suits the standard error stream."""

@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.config import RunConfig, commented_yaml, parse_config, read_config
+from lifelong.callbacks import Callback, Callbacks
+from lifelong.config import RunConfig, commented_yaml, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift
 from lifelong.errors import InputError, RunError, TrainingError, UsageError
+from lifelong.handle import CONFIG, Handle
 from lifelong.mend import mended
 from lifelong.method import method
-from lifelong.progress import Progress, Silent
+from lifelong.progress import Progress, as_asked
 from lifelong.recipes import read_recipe
 from lifelong.signals import MEASURED
 from lifelong.stream import Stream, read_stream
 from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
 from stores.commit import commit_bytes, make_folder, publish, sweep
 from stores.database import open_database, transaction
-from stores.digest import run_digest
 from stores.fsck import FOLDERS
-from stores.ledger import PHASES
 from stores.lock import RunLock
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from lifelong.curves import Curves
+    pass
 
 # The phases import torch: a second writer, and whoever only reads, should not wait for it. Hence the imports below.
 
-CONFIG = "config.yaml"
 
-
-class Run:
+class Run(Handle):
     """A lifelong run in a folder.
 
         run = Run.create("my-run", model="path/or/hub-name", recipe="adapt-inf")
         run.feed("release-2026-01/train.json", images="release-2026-01/images", eval="eval.json", skill="vqa")
-        run.curves()
+        run.curves()  # a DataFrame: the skill matrix
 
     One process may write to a run at a time; any number may read it.
     """
 
-    def __init__(self, root: Path, progress: Progress | None = None) -> None:
-        self.root = root
-        self.progress: Progress = progress or Silent()
+    def __init__(
+        self, root: Path, progress: Progress | bool | None = None, callbacks: Iterable[Callback] = ()
+    ) -> None:
+        super().__init__(root, as_asked(progress))
+        self.callbacks = Callbacks(self, callbacks)
         self._models: ModelHolder | None = None
 
     @classmethod
@@ -60,9 +58,10 @@ class Run:
         model: str = "",
         recipe: str | dict[str, str] | None = None,
         config: RunConfig | dict[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
+        callbacks: Iterable[Callback] = (),
     ) -> Run:
-        """Make a run folder with a commented configuration.
+        """Make a run folder with a commented configuration. progress, callbacks: as for `open`.
 
         Raises:
             UsageError: the configuration or the recipe is wrong, or the folder holds something already.
@@ -83,22 +82,29 @@ class Run:
         with as_run_errors(root):
             make_folder(root)
             publish(root, commit_bytes(root, ".", "config", ".yaml", text.encode()), CONFIG)
-        run = cls(root, progress)
+        run = cls(root, progress, callbacks)
         with run._writing():
             return run
 
     @classmethod
-    def open(cls, root: str | Path, progress: Progress | None = None) -> Run:
-        """Open a run. Raises: RunError if the folder holds none."""
+    def open(
+        cls,
+        root: str | Path,
+        progress: Progress | bool | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Run:
+        """Open a run.
+
+        progress: True shows what suits a terminal, a file or a notebook; False nothing; None bars in a notebook.
+        callbacks: told of each timestep, phase and evaluation; see `lifelong.Callback`.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
         root = Path(root)
         if not (root / DATABASE).is_file():
             raise RunError(f"{root} holds no run (no {DATABASE} in it); make one with `lifelong init {root}`")
-        return cls(root, progress)
-
-    @property
-    def config(self) -> RunConfig:
-        """The configuration as the file has it now; the next timestep takes it."""
-        return read_config(self.root / CONFIG)
+        return cls(root, progress, callbacks)
 
     def feed(
         self,
@@ -179,75 +185,33 @@ class Run:
             RunError: a timestep is unfinished (`resume` it first), or another process is writing.
         """
         if dry_run:
-            with self._reading() as stores:
+            with self.reading() as stores:
                 return list(removable(stores, self.config.keep))
         with self._writing() as stores:
             self._refuse_unfinished(stores)
             return collect_garbage(stores, self.config.keep)
-
-    def status(self) -> dict[str, Any]:
-        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, bytes.
-
-        seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
-        before included.
-        """
-        with self._reading() as stores:
-            ledger = stores.ledger
-            timestep = ledger.last_timestep() or 0
-            feeding = self._feeding(stores)
-            pending = ledger.pending()
-            if feeding and feeding["timestep"] > timestep:
-                timestep, pending = feeding["timestep"], (feeding["timestep"], "ingest")
-            phases = ledger.phases(timestep)
-            return {
-                "run_id": ledger.get_meta("run_id"),
-                "timestep": timestep,
-                "phase": pending[1] if pending else None,
-                "pool": stores.pool.counts(),
-                "seconds": {record.phase: round(record.seconds, 3) for record in phases},
-                "kept": {record.phase: round(record.kept, 3) for record in phases},
-                "bytes": sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file()),
-            }
-
-    def curves(self) -> Curves:
-        """The skill matrix and what follows from it."""
-        from lifelong.curves import Curves, Evaluation
-
-        with self._reading() as stores:
-            rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
-            introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
-        return Curves.from_rows(rows, introduced)
-
-    def frame(self) -> pd.DataFrame:
-        """The skill matrix as a table: a row per timestep and skill."""
-        return self.curves().to_frame()
-
-    def digest(self) -> str:
-        """One hash over decisions, metrics, selected order and adapter weights: equal for equal runs."""
-        with self._reading() as stores:
-            return run_digest(stores.db, self.root)
-
-    @contextmanager
-    def reading(self) -> Iterator[Stores]:
-        """The run's stores, to read; works while another process writes."""
-        with self._reading() as stores:
-            yield stores
 
     def _timestep(self, stores: Stores, context: Context) -> None:
         from lifelong.loop import run_timestep
 
         self.progress.say(f"timestep {context.timestep}: {context.feed.name} ({context.feed.skill})")
         try:
+            self.callbacks.call("on_timestep_begin", context.timestep, context.feed)
             run_timestep(context)
-        except TrainingError:
+            self.callbacks.call("on_timestep_end", context.timestep)
+        except BaseException as error:
+            self._note_fault(stores, context, error)
+            self.callbacks.call("on_error", context.timestep, error)
+            raise
+
+    def _note_fault(self, stores: Stores, context: Context, error: BaseException) -> None:
+        """Keep what `resume` must know of how the timestep stopped."""
+        if isinstance(error, TrainingError):
             request = stores.ledger.get_meta(FEEDING)
             stores.ledger.set_meta(FEEDING, {**request, "training_stopped": True})
-            raise
-        except InputError:
-            if stores.ledger.phase(context.timestep, "ingest") is None:
-                # Refused as a whole: nothing of it was taken, so there is nothing to resume.
-                stores.ledger.set_meta(FEEDING, None)
-            raise
+        elif isinstance(error, InputError) and stores.ledger.phase(context.timestep, "ingest") is None:
+            # Refused as a whole: nothing of it was taken, so there is nothing to resume.
+            stores.ledger.set_meta(FEEDING, None)
 
     def _arrive(self, stores: Stores, feed: Feed) -> Context:
         """The context of a new timestep; what is fed and the configuration are on record before it begins."""
@@ -271,7 +235,7 @@ class Run:
     def _context(self, stores: Stores, timestep: int, feed: Feed, config: RunConfig) -> Context:
         if self._models is None or self._models.config != config:
             self._models = ModelHolder(config)
-        return Context(stores, config, timestep, feed, self._models, self.progress)
+        return Context(stores, config, timestep, feed, self._models, self.progress, self.callbacks)
 
     def _keep_identity(self, stores: Stores, config: RunConfig) -> None:
         """The seed, the model and the adapter's shape are the run's: they stay what they were at its start."""
@@ -290,14 +254,6 @@ class Run:
                 f"{self.root / CONFIG}: {' and '.join(changed)} changed since the run began ({before}); "
                 "change it back, or start another run with `lifelong init`"
             )
-
-    def _feeding(self, stores: Stores) -> dict[str, Any] | None:
-        """The request of the timestep that is under way, or None."""
-        request = stores.ledger.get_meta(FEEDING)
-        if request is None:
-            return None
-        done = {record.phase for record in stores.ledger.phases(request["timestep"])}
-        return None if done >= set(PHASES) else request
 
     def _refuse_unfinished(self, stores: Stores) -> None:
         request = self._feeding(stores)
@@ -359,15 +315,6 @@ class Run:
 
             publish_decisions(stores, last)
         settle(stores)
-
-    @contextmanager
-    def _reading(self) -> Iterator[Stores]:
-        with as_run_errors(self.root):
-            db = open_database(self.root / DATABASE, read_only=True)
-            try:
-                yield Stores(self.root, db)
-            finally:
-                db.close()
 
 
 def _label(dataset: str | Path) -> str:

@@ -33,7 +33,7 @@ def curves(
     ] = None,
 ) -> None:
     """What each skill gained and forgot: the skill matrix, forgetting, transfer."""
-    found = open_run(run).curves()
+    found = open_run(run).skill_matrix()
     if plot is not None:
         plot_runs(figure, [run, *(also or [])], reference, plot)
     if as_json:

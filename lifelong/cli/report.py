@@ -72,4 +72,4 @@ def curves_of(runs: Sequence[Path]) -> dict[str, Curves]:
 
     names = [run.resolve().name for run in runs]
     labels = [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
-    return {label: Run.open(run).curves() for label, run in zip(labels, runs, strict=True)}
+    return {label: Run.open(run).skill_matrix() for label, run in zip(labels, runs, strict=True)}

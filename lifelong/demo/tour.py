@@ -38,7 +38,7 @@ def tour(folder: Path, progress: Progress, size: Size = "demo") -> str:
         progress.say(f"\nrecipe {recipe}")
         run = _run(folder / recipe, recipe, model, progress)
         run.run_stream(stream)
-        found[recipe] = run.curves()
+        found[recipe] = run.skill_matrix()
     figure, page = folder / "curves.png", folder / "report.html"
     _plot(found, figure)
     missing = _report(folder, found, page)

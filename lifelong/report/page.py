@@ -58,7 +58,7 @@ def render(run: Run, also: Mapping[str, Curves], share: float = 1.0) -> bytes:
             f"the report needs the package {error.name!r}: pip install 'lifelong[report]'"
         ) from error
     name = run.root.resolve().name
-    curves = run.curves()
+    curves = run.skill_matrix()
     with run.reading() as stores:
         told, data = gather(stores, share)
     data["accuracy"] = drawing({name: curves, **also})

@@ -45,7 +45,7 @@ def make(folder: Path) -> Path:
         train = write_dataset(Path("data"), number)
         run.feed(train, images=Path("data/images"), skill="colours", eval=evals if number == 1 else None)
     pool = run.status()["pool"]
-    expected = {"digest": run.digest(), "pool": pool, "curves": json.loads(run.curves().to_json())}
+    expected = {"digest": run.digest(), "pool": pool, "curves": json.loads(run.skill_matrix().to_json())}
     (run.root / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
     return run.root
 

@@ -113,7 +113,7 @@ def test_what_gc_takes_is_what_the_dry_run_lists_and_the_run_goes_on_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     untouched = Run.open(shutil.copytree(long.root, tmp_path / "untouched"))
-    digest, curves = long.digest(), long.curves().to_json()
+    digest, curves = long.digest(), long.skill_matrix().to_json()
     (long.root / "media/.staging-0123").write_bytes(b"left over")
     edit_config(long, keep={"checkpoints": 1, "signals": 1})
     before = tree(long)
@@ -132,7 +132,7 @@ def test_what_gc_takes_is_what_the_dry_run_lists_and_the_run_goes_on_the_same(
     assert adapters == ["0001", "0002", "0003"]
     kept = {name: data for name, data in tree(long).items() if name.startswith(("timesteps", "checkpoints"))}
     assert all(before[name] == data for name, data in kept.items())
-    assert (long.digest(), long.curves().to_json()) == (digest, curves)
+    assert (long.digest(), long.skill_matrix().to_json()) == (digest, curves)
     assert [problem for problem in examine(long.root) if problem.kind != "edited"] == []
     assert invoke(["gc", str(long.root), "--json"]) == 0
     assert capsys.readouterr().out == ""

@@ -64,7 +64,7 @@ def test_an_old_run_opens_and_says_what_it_said(old: Path, capsys: pytest.Captur
     run, said = Run.open(old), expected(old)
     assert run.digest() == said["digest"]
     assert run.status()["pool"] == said["pool"]
-    assert json.loads(run.curves().to_json()) == said["curves"]
+    assert json.loads(run.skill_matrix().to_json()) == said["curves"]
     assert examine(old) == []
     capsys.readouterr()
     with run.reading() as stores:

@@ -202,7 +202,7 @@ def test_feed_tells_where_the_run_stands(copied: Run, capsys: Captured) -> None:
     )
     assert err.splitlines()[0] == "timestep 4: bbh_lang (words)"
     assert "timestep 4 is finished" in err.splitlines()[-1]
-    assert copied.curves().skills[-1] == "words"
+    assert copied.skill_matrix().skills[-1] == "words"
 
 
 @pytest.mark.parametrize("timestep", [None, 2])

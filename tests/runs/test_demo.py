@@ -17,7 +17,7 @@ def test_the_demo_runs_both_recipes_to_the_end_and_tells_the_same_again(tmp_path
     told = tour(tmp_path, Silent(), size="tiny")
     for recipe in RECIPES:
         run = Run.open(tmp_path / recipe)
-        status, curves = run.status(), run.curves()
+        status, curves = run.status(), run.skill_matrix()
         assert (status["timestep"], status["phase"]) == (5, None)
         assert status["pool"]["arrived"] == 5 * 24
         assert len(curves.skills) == 5

@@ -44,7 +44,7 @@ def fed(llava: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_skill_that_becomes_known_late_is_tested_as_it_was_before(fed: Run) -> None:
-    curves = fed.curves()
+    curves = fed.skill_matrix()
     found = json.loads(curves.to_json())
     assert (found["skills"], found["timesteps"]) == (["vqa", "captioning"], [0, 1, 2])
     assert all(None not in row for row in found["R"])

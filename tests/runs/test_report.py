@@ -143,7 +143,7 @@ def test_every_picture_is_described_and_every_chart_has_words(page: Page) -> Non
 
 
 def test_the_numbers_are_those_of_the_curves(page: Page, finished: Run) -> None:
-    curves = finished.curves()
+    curves = finished.skill_matrix()
     assert f"{100 * curves.average_accuracy[-1]:.1f} %" in page.text["gained"]
     cells = re.findall(r"(\d+\.\d)\s+±", page.text["matrix"].split("in %")[-1])
     assert cells == [f"{100 * value:.1f}" for value in curves.R.T.ravel()]
