@@ -1,30 +1,24 @@
 """Near-duplicates: of each sample, the most similar one that came before it.
 
-Up to EXACT samples every pair is compared. Among more, candidates come from an inverted file (faiss IVF) of the
-vectors' random projections, and their cosines are then computed from the vectors themselves: a similarity that is
+Up to EXACT samples every pair is compared. Among more, candidates come from cells of the vectors' random projections
+(cells.py), and their cosines are then computed from the vectors themselves: a similarity that is
 returned is always the cosine of the pair named, so nothing is taken for a duplicate that is none. What may be
 missed is a nearer sample. Time grows with n, not with n².
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from policies.arrays import unit_rows
+from policies.cells import NONE, nearest_points
 
-NONE = -1  # neighbour of a sample before which there is none
 NOTHING_EARLIER = -1.0  # its similarity: the least redundant
 EXACT = 1024  # samples up to which every pair is compared: from here on the inverted file is faster
 PROJECTED = 48  # length of a random projection; squared distances in it are right to ± √(2 / 48) = 20 %
-CELL = 160  # samples of a cell of the inverted file, on average
-PROBED = 9  # cells in which a sample's neighbours are looked for
 CANDIDATES = 4  # nearest in projection, whose cosines are then computed
-BLOCK = 256  # samples that are looked up before they are added
+BLOCK = 256  # samples whose candidates are compared at a time
 
-_TRAINING = 16  # vectors per cell from which the cells are found
-_ROUNDS = 3  # of k-means for them
 _READ = 4096  # vectors read at a time
 _DECIMALS = 6  # similarities are rounded here: exact duplicates tie
 _NOISE = np.float32(1e-6)  # cosines nearer than this are equal in float32: the earlier sample is the nearest
@@ -70,39 +64,51 @@ def exact(vectors: np.ndarray, rows: np.ndarray, block: int) -> tuple[np.ndarray
 def projected(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`nearest_earlier` among candidates that lie near in projection: time O(m d), memory O(m + d).
 
-    Blocks are looked up in order of arrival and added afterwards, so only earlier samples are found. Projection
-    and cells are drawn from fixed seeds: the same vectors give the same answer.
+    Projection and cells are drawn from fixed seeds: the same vectors give the same answer.
     """
-    from faiss.contrib.ivf_tools import add_preassigned
-
     places, inverse_lengths = _project(vectors, rows)
-    index = _empty_index(places)
-    neighbour = np.full(len(rows), NONE, dtype=np.int64)
-    similarity = np.full(len(rows), NOTHING_EARLIER, dtype=np.float32)
-    original = np.arange(len(rows))  # of each sample, the first of its exact duplicates
+    original = _first_copies(places)  # of each sample, the first of its exact duplicates
+    indexed = np.flatnonzero((original == np.arange(len(rows))) & (inverse_lengths > 0))
+    places = places if len(indexed) == len(rows) else places[indexed]
+    found = nearest_points(places, CANDIDATES)
+    candidates = np.full((len(rows), CANDIDATES), NONE, dtype=np.int64)
+    candidates[indexed] = np.where(found == NONE, NONE, indexed[found])
+    copies = original != np.arange(len(rows))
+    candidates[copies, 0] = original[copies]
+    lone = (candidates == NONE).all(axis=1)
+    candidates[lone, 0] = np.flatnonzero(lone) - 1  # nothing is near: any earlier one will do
+    candidates.sort(axis=1)
+    nearest = np.full(len(rows), NONE, dtype=np.int64)
+    cosines = np.full(len(rows), NOTHING_EARLIER)
     for start in range(0, len(rows), BLOCK):
         mine = np.arange(start, min(start + BLOCK, len(rows)))
-        here = places[mine]
-        # Finding the cells is what grows with m²: it is done once, to look a sample up and to add it.
-        far, cells = index.quantizer.search(here, PROBED)
-        candidates = _candidates(index, here, mine, far, cells)
-        lone = candidates[:, -1] == NONE
-        candidates[lone, -1] = mine[lone] - 1  # nothing is near: any earlier one will do
-        nearest, cosines = _most_similar(vectors, rows, inverse_lengths, mine, candidates)
-        same = cosines >= _SAME
-        original[mine[same]] = nearest[same]
-        while (original[mine] != original[original[mine]]).any():
-            original[mine] = original[original[mine]]
-        found = nearest != NONE
-        first = np.where(found, original[nearest], NONE)
-        moved = first != nearest
-        cosines[moved] = _cosines(vectors[rows[mine[moved]]], vectors[rows[first[moved]]])
-        neighbour[mine[found]] = rows[first[found]]
-        similarity[mine] = np.round(cosines, _DECIMALS)
-        new = ~same & (inverse_lengths[mine] > 0)
-        numbers = mine[new]  # named: add_preassigned lets go of what it is given before it reads it
-        add_preassigned(index, here[new], cells[new, 0], numbers)
-    return neighbour, similarity
+        nearest[mine], cosines[mine] = _most_similar(vectors, rows, inverse_lengths, mine, candidates[mine])
+    same = cosines >= _SAME
+    original[same] = nearest[same]
+    while (original != original[original]).any():
+        original = original[original]
+    first = np.where(nearest == NONE, NONE, original[nearest])
+    moved = np.flatnonzero(first != nearest)
+    for some in np.array_split(moved, -(-len(moved) // _READ) or 1):
+        cosines[some] = _cosines(vectors[rows[some]], vectors[rows[first[some]]])
+    return np.where(first == NONE, NONE, rows[first]), np.round(cosines, _DECIMALS).astype(np.float32)
+
+
+def _first_copies(places: np.ndarray) -> np.ndarray:
+    """(m,) int64: of each sample, the first whose place is the very same; itself if there is none before it."""
+    factors = np.random.default_rng(2).integers(1, 2**63, size=places.shape[1], dtype=np.uint64)
+    hashes = np.empty(len(places), dtype=np.uint64)
+    for start in range(0, len(places), _READ):
+        words = places[start : start + _READ].view(np.uint32).astype(np.uint64)
+        hashes[start : start + _READ] = words @ factors
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    copies = np.flatnonzero(np.isin(hashes, twice)) if len(twice) else np.empty(0, np.int64)
+    _, first, group = np.unique(hashes[copies], return_index=True, return_inverse=True)
+    first = copies[first[group]]
+    original = np.arange(len(places))
+    original[copies] = np.where((places[first] == places[copies]).all(axis=1), first, copies)
+    return original
 
 
 def _project(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,43 +130,6 @@ def _project(vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
         places[start : start + _READ] = unit @ signs if d > PROJECTED else unit
         inverse_lengths[start : start + _READ] = inverse
     return places, inverse_lengths
-
-
-def _empty_index(places: np.ndarray) -> Any:
-    """An inverted file whose cells are found by k-means on a sample of the places; nothing is in it yet."""
-    import faiss
-
-    m, d = places.shape
-    cells = -(-m // CELL)
-    halves = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(d), d, cells, halves, faiss.METRIC_L2, False)
-    index.cp.niter, index.cp.seed = _ROUNDS, 0
-    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _TRAINING
-    index.nprobe = PROBED
-    chosen = np.random.default_rng(1).choice(m, min(m, cells * _TRAINING), replace=False)
-    index.train(places[np.sort(chosen)])
-    return index
-
-
-def _candidates(
-    index: Any, here: np.ndarray, mine: np.ndarray, far: np.ndarray, cells: np.ndarray
-) -> np.ndarray:
-    """The CANDIDATES nearest in projection among what came before, in ascending order; NONE where there are fewer.
-
-    here: (b, p) places of the samples `mine`, (b,), of which a later one may be near an earlier one too; cells: (b,
-    PROBED) nearest of them, the squared distances to whose centres are `far`.
-    """
-    from faiss.contrib.ivf_tools import search_preassigned
-
-    far, before = search_preassigned(index, here, CANDIDATES, cells, far)
-    squares = np.einsum("np,np->n", here, here)
-    within = squares[:, None] + squares - 2.0 * (here @ here.T)
-    within[~np.tri(len(here), k=-1, dtype=bool)] = np.inf
-    distance = np.concatenate([np.where(before == NONE, np.inf, far), within], axis=1)
-    number = np.concatenate([before, np.broadcast_to(mine, within.shape)], axis=1)
-    nearest = np.argpartition(distance, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
-    found = np.take_along_axis(number, nearest, 1)
-    return np.sort(np.where(np.isfinite(np.take_along_axis(distance, nearest, 1)), found, NONE), axis=1)
 
 
 def _most_similar(

@@ -10,8 +10,9 @@ import numpy as np
 
 from policies.allocators import even
 from policies.arrays import check_rows, members
+from policies.cells import NONE
 from policies.errors import PolicyError
-from policies.neighbours import NONE, NOTHING_EARLIER, nearest_earlier
+from policies.neighbours import NOTHING_EARLIER, nearest_earlier
 from policies.threads import one_thread
 
 
