@@ -17,7 +17,8 @@ from stores.errors import DamagedError, StoreError
 from stores.migrations import MIGRATIONS, MIGRATIONS_TABLE, Migration
 
 BUSY_SECONDS = 30
-CACHE_KIB = 64 * 1024
+CACHE_KIB = 256 * 1024
+"""At most; the index of sample ids, of which a large ingest touches any page at any time, must fit."""
 WAL_BYTES_KEPT = 64 << 20
 
 

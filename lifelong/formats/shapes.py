@@ -51,6 +51,8 @@ def _containers(value: Any) -> list[Any]:
         children = value if isinstance(value, list) else [value]
     for child in children:
         if isinstance(child, str):
+            if child.isascii():
+                continue
             try:
                 child.encode()
             except UnicodeEncodeError as error:
