@@ -94,7 +94,7 @@ class MeasureConfig(_Section):
     refresh: Annotated[str, BeforeValidator(_refresh)] = "all"
     """Samples measured in a timestep: all; new, those without signals; stale(k), also those measured over k before."""
     vector_dtype: Literal["float16", "float32"] = "float16"
-    """How projected gradients are stored."""
+    """How signals of many columns are stored; a shard with values beyond float16's 65,504 is in float32."""
     validation: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
     """Datasets that the influence expert (LESS) compares samples with: a path, or one for each task."""
     validation_images: str = ""

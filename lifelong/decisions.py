@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lifelong.context import Context
 
 NO_ROW = -1
+ROWS_READ = 1 << 16
+"""Rows of the table that are read at once: those who ask for one sample wait for no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,11 @@ def write_decisions(context: Context, decisions: Decisions) -> Committed:
     import pyarrow.parquet as pq
 
     table = decisions_table(context, decisions)
-    return commit_file(
-        context.root, context.folder, "decisions", ".parquet", lambda path: pq.write_table(table, path)
-    )
+
+    def write(path: Path) -> None:
+        pq.write_table(table, path, row_group_size=ROWS_READ)
+
+    return commit_file(context.root, context.folder, "decisions", ".parquet", write)
 
 
 def decisions_table(context: Context, decisions: Decisions) -> Any:

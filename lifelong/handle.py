@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lifelong.config import RunConfig, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.progress import Progress, Silent
+from lifelong.space import bytes_on_disk, bytes_per_sample
 from lifelong.upkeep import FEEDING
 from stores.database import open_database
 from stores.digest import run_digest
@@ -40,10 +41,11 @@ class Handle:
         return read_config(self.root / CONFIG)
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, bytes.
+        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, bytes,
+        bytes_per_sample.
 
         seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
-        before included.
+        before included. bytes_per_sample: of each timestep, see lifelong/space.py.
         """
         with self.reading() as stores:
             ledger = stores.ledger
@@ -60,7 +62,8 @@ class Handle:
                 "pool": stores.pool.counts(),
                 "seconds": {record.phase: round(record.seconds, 3) for record in phases},
                 "kept": {record.phase: round(record.kept, 3) for record in phases},
-                "bytes": sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file()),
+                "bytes": bytes_on_disk(self.root),
+                "bytes_per_sample": bytes_per_sample(stores),
             }
 
     def curves(self) -> pd.DataFrame:

@@ -63,6 +63,9 @@ class _PoolThen(Pool):
         self._live = f"arrived <= :now AND (status = 'live' OR {left})"
         self._values = {"now": timestep, "measuring": ORDER[phase] <= ORDER["measure"]}
 
+    def live(self) -> np.ndarray:
+        return self.arrays()["ordinal"]
+
     def arrays(self, status: Status = "live") -> dict[str, np.ndarray]:
         if status != "live":
             return super().arrays(status)

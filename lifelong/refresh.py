@@ -22,8 +22,8 @@ def due(context: Context) -> np.ndarray:
 
     The same whenever it is asked: it follows from the configuration and from what earlier timesteps committed.
     """
-    live = context.stores.pool.arrays()["ordinal"]
-    return np.setdiff1d(live, _carried(context, live).ordinals, assume_unique=True)
+    live = context.stores.pool.live()
+    return np.setdiff1d(live, _carried(context).ordinals, assume_unique=True)
 
 
 def commit_origins(context: Context, fresh: np.ndarray) -> tuple[dict[str, Any], list[tuple[str, Committed]]]:
@@ -32,7 +32,7 @@ def commit_origins(context: Context, fresh: np.ndarray) -> tuple[dict[str, Any],
     fresh: (m,) ordinals that were. Returns also what the phase's result says of the others: how many there are, and
     samples by the age of their signals in timesteps.
     """
-    carried = _carried(context, context.stores.pool.arrays()["ordinal"])
+    carried = _carried(context)
     if not len(carried.ordinals):
         return {}, []
     ordinals = np.concatenate([fresh, carried.ordinals])
@@ -47,7 +47,7 @@ def commit_origins(context: Context, fresh: np.ndarray) -> tuple[dict[str, Any],
     return told, [(ORIGINS, context.commit_arrays(ORIGINS, arrays))]
 
 
-def _carried(context: Context, live: np.ndarray) -> Origins:
+def _carried(context: Context) -> Origins:
     """The live samples that keep their signals."""
     oldest = oldest_used(context.config.measure.refresh, context.timestep)
     if oldest >= context.timestep or context.timestep == 1:
@@ -56,7 +56,7 @@ def _carried(context: Context, live: np.ndarray) -> Origins:
     usable = [
         each for each in np.unique(before.timesteps).tolist() if each >= oldest and _alike(context, each)
     ]
-    keep = np.isin(before.timesteps, usable) & np.isin(before.ordinals, live)
+    keep = np.isin(before.timesteps, usable) & np.isin(before.ordinals, context.stores.pool.live())
     return Origins(before.ordinals[keep], before.timesteps[keep])
 
 

@@ -159,7 +159,7 @@ def shards_in_use(stores: Stores, timestep: int) -> set[str]:
     """Paths of the shards of earlier timesteps that hold signals of samples which are live after `timestep`."""
     if not any(record.kind == ORIGINS for record in stores.ledger.files(timestep)):
         return set()
-    origins = origins_of(stores, timestep).of(stores.pool.arrays()["ordinal"])
+    origins = origins_of(stores, timestep).of(stores.pool.live())
     return {
         shard.path
         for earlier in np.unique(origins.timesteps).tolist()

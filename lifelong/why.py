@@ -23,10 +23,8 @@ def why(stores: Stores, sample: str) -> dict[str, Any]:
     """
     rows = stores.pool.find(sample)
     refused = [
-        {**asdict(refusal), "dataset": dataset.name, "timestep": dataset.timestep}
-        for dataset in stores.pool.datasets()
-        for refusal in stores.pool.refusals(dataset=dataset.name)
-        if sample in (refusal.source_id, f"{refusal.file}:{refusal.row}")
+        {**asdict(refusal), "dataset": dataset, "timestep": timestep}
+        for dataset, timestep, refusal in stores.pool.refusals_named(sample)
     ]
     if not rows and not refused:
         raise InputError(
@@ -88,18 +86,29 @@ def _sample(row: Any) -> dict[str, Any]:
 
 def _decisions(stores: Stores, sample_id: str, arrived: int) -> list[dict[str, Any]]:
     """One entry per timestep at which the sample was in the pool."""
-    import pyarrow.parquet as pq
-
     found = []
     for timestep in range(arrived, (stores.ledger.last_timestep() or 0) + 1):
         if stores.ledger.phase(timestep, "prune") is None:
             continue
-        path = stores.ledger.file(timestep, "decisions")
-        for row in pq.read_table(path, filters=[("sample_id", "=", sample_id)]).to_pylist():
+        for row in _rows_of(stores.ledger.file(timestep, "decisions"), sample_id):
             values = {name: value for name, value in row.items() if value is not None}
             values = {name: v for name, v in values.items() if not (isinstance(v, float) and math.isnan(v))}
             found.append({"timestep": timestep, **values})
     return found
+
+
+def _rows_of(path: Path, sample_id: str) -> list[dict[str, Any]]:
+    """A sample's row in a table of decisions, of which no more is read than its ids and the part with that row."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["sample_id"])["sample_id"]
+            place = pc.index(ids, sample_id).as_py()
+            if place >= 0:
+                return file.read_row_group(group).slice(place, 1).to_pylist()
+    return []
 
 
 def tell(found: dict[str, Any]) -> str:

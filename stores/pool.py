@@ -155,6 +155,19 @@ class Pool:
             )
 
     @kept
+    def live(self) -> np.ndarray:
+        """Ordinals of the live samples, ascending: (n,) int64; what `arrays` says too, in a tenth of its time."""
+        cursor = self.db.execute("SELECT ordinal FROM samples WHERE status = 'live' ORDER BY ordinal")
+        return np.fromiter((ordinal for (ordinal,) in cursor), dtype=np.int64)
+
+    def first_of(self, timestep: int) -> int:
+        """The ordinal of the first sample that arrived at a timestep; the one after the last of all, if none did."""
+        found = self.db.execute("SELECT min(ordinal) FROM samples WHERE arrived = ?", [timestep]).fetchone()[
+            0
+        ]
+        return self._next_ordinal() if found is None else int(found)
+
+    @kept
     def arrays(self, status: Status = "live") -> dict[str, np.ndarray]:
         """The pool's columns, ordered by ordinal, n = number of samples with that status.
 
@@ -263,6 +276,16 @@ class Pool:
         columns = 'file, "row", source_id, outcome, reason, fix, "of"'
         for record in self.db.execute(f"SELECT {columns} FROM refusals {where} ORDER BY rowid", asked):
             yield Refusal(*record)
+
+    @kept
+    def refusals_named(self, name: str) -> list[tuple[str, int, Refusal]]:
+        """(dataset, timestep, row refused) of the rows whose own id, or file:row, is `name`, in order of arrival."""
+        cursor = self.db.execute(
+            'SELECT dataset, timestep, file, "row", source_id, outcome, reason, fix, "of" FROM refusals'
+            " WHERE source_id = :name OR file || ':' || \"row\" = :name ORDER BY rowid",
+            {"name": storable(name)},
+        )
+        return [(dataset, timestep, Refusal(*record)) for dataset, timestep, *record in cursor]
 
     def record_dataset(self, dataset: DatasetRow) -> None:
         """Record that a dataset was fed."""

@@ -142,6 +142,9 @@ class ShardReader:
         for number, (start, array) in enumerate(self.blocks(name)):
             if not number:
                 whole = space((self.rows, *array.shape[1:]), array.dtype)
+            if not np.can_cast(array.dtype, whole.dtype):
+                narrow, whole = whole, space(whole.shape, np.promote_types(whole.dtype, array.dtype))
+                whole[...] = narrow
             if self._picks is None:
                 whole[start : start + len(array)] = array
             else:

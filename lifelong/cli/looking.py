@@ -11,6 +11,8 @@ from lifelong.cli.options import AsJson, RunFolder, open_run, print_json, print_
 from lifelong.cli.report import Also, Figure
 from lifelong.cli.report import plot as plot_runs
 
+TIMESTEPS_SHOWN = 5
+
 
 def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Where the run stands: timestep, phase, pool, seconds per phase, bytes."""
@@ -91,7 +93,19 @@ def _status_text(status: dict[str, Any]) -> str:
     return (
         f"run {status['run_id']}\ntimestep {status['timestep']}, {stands}\npool: {pool}\n"
         f"{_times(status['seconds'], status['kept'])}\n{status['bytes'] / 1e6:.1f} MB on disk"
+        f"{_sizes(status['bytes_per_sample'])}"
     )
+
+
+def _sizes(timesteps: list[dict[str, Any]]) -> str:
+    """Bytes for each sample of the last timesteps, in a table."""
+    if not timesteps:
+        return ""
+    rows = [
+        f"  {row['timestep']:>8} {row['samples']:>10,} {row['signals']:>10,.0f} {row['tables']:>9,.0f}"
+        for row in timesteps[-TIMESTEPS_SHOWN:]
+    ]
+    return "\n".join(["", "bytes a sample: samples    signals    tables, by timestep", *rows])
 
 
 def _times(seconds: dict[str, float], kept: dict[str, float]) -> str:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 FORWARD = frozenset({"nll", "el2n", "entropy", "answer_tokens"})
 BACKWARD = frozenset({"gradient", "gradient_norm"})
 HIDDEN = frozenset({"hidden"})
-UNIT_VECTORS = frozenset({"gradient", "hidden"})
-"""Signals of many columns and length 1, which half precision holds; other vectors may be of any size."""
 ATTENTION = frozenset({"attended", "alignment"})
 BLIND = frozenset({"nll_blind"})
 OF_IMAGES = ATTENTION | BLIND

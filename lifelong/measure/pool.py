@@ -12,7 +12,7 @@ from lifelong.errors import InputError
 from lifelong.formats.faults import FaultError
 from lifelong.loader import ConversationLoader
 from lifelong.measure.passes import Arrays, Pass
-from lifelong.measure.plan import OF_IMAGES, UNIT_VECTORS
+from lifelong.measure.plan import OF_IMAGES
 from lifelong.memory import first_line, out_of_memory, release_memory
 from lifelong.models.encode import Conversation
 from stores.pool import PoolRow
@@ -46,11 +46,8 @@ class Measured:
     halved: int = 0
 
     def to_arrays(self, vector_dtype: str) -> Arrays:
-        """As a shard file holds it; vectors (n, d) of length 1 in `vector_dtype`, the rest in float32."""
-        stored = {
-            name: array.astype(vector_dtype if name in UNIT_VECTORS else "float32")
-            for name, array in self.arrays.items()
-        }
+        """As a shard file holds it: arrays of many columns in `vector_dtype`, if it holds them, the rest in float32."""
+        stored = {name: _stored(array, vector_dtype) for name, array in self.arrays.items()}
         faults = json.dumps(self.faults, sort_keys=True).encode()
         return {
             "ordinal": self.ordinals,
@@ -58,6 +55,12 @@ class Measured:
             "halved": np.array([self.halved], dtype=np.int64),
             **stored,
         }
+
+
+def _stored(array: np.ndarray, vector_dtype: str) -> np.ndarray:
+    largest = np.abs(array, where=np.isfinite(array), out=np.zeros(array.shape, array.dtype)).max(initial=0)
+    fits = array.ndim > 1 and largest <= np.finfo(vector_dtype).max
+    return array.astype(vector_dtype if fits else "float32")
 
 
 def faults_in(stored: np.ndarray) -> dict[int, str]:

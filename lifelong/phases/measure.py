@@ -160,10 +160,9 @@ def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:
 
 def _tokens_of_arrivals(context: Context, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
     """(ordinals, tokens) of the samples that arrived at this timestep and were read."""
-    pool = context.stores.pool.arrays()
-    arrived = pool["ordinal"][pool["arrived"] == context.timestep]
+    first = context.stores.pool.first_of(context.timestep)
     read = [context.root / shard.path for shard in shards if shard.rows]
     ordinals = np.concatenate([read_array(path, "ordinal") for path in read] or [np.empty(0, np.int64)])
     tokens = np.concatenate([read_array(path, "tokens") for path in read] or [np.empty(0)]).astype(np.int64)
-    known = np.isin(ordinals, arrived) & (tokens > 0)
+    known = (ordinals >= first) & (tokens > 0)
     return ordinals[known], tokens[known]

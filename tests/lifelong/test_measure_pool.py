@@ -165,3 +165,12 @@ def test_a_shard_holds_the_arrays_and_the_faults() -> None:
     assert shard["ordinal"].tolist() == [4, 6]
     assert (shard["el2n"].dtype, shard["gradient"].dtype) == (np.float32, np.float16)
     assert faults_in(shard["faults"]) == {5: "ой: it cannot be read"}
+
+
+def test_what_half_precision_cannot_hold_is_kept_in_full() -> None:
+    attended = np.array([[1.0, np.nan], [-7e4, 0.5]], np.float32)
+    arrays = {"attended": attended, "hidden": attended / 10}
+    shard = Measured(np.array([4, 6]), arrays).to_arrays("float16")
+    np.testing.assert_array_equal(shard["attended"], attended)
+    assert (shard["attended"].dtype, shard["hidden"].dtype) == (np.float32, np.float16)
+    np.testing.assert_allclose(shard["hidden"], attended / 10, rtol=1e-3)

@@ -111,7 +111,16 @@ def test_status(finished: Run, capsys: Captured) -> None:
         "prune",
     ]
     assert found["bytes"] > 100_000
-    assert "timestep 3, finished" in output(capsys, "status", finished.root)
+    assert found["bytes"] == sum(path.stat().st_size for path in finished.root.rglob("*") if path.is_file())
+    with finished.reading() as stores:
+        shards = stores.ledger.shards(2)
+        samples = stores.ledger.phase(2, "measure").result["measured"]
+    each = found["bytes_per_sample"][1]
+    assert (each["timestep"], each["samples"]) == (2, samples)
+    assert each["signals"] == round(sum(shard.bytes for shard in shards) / samples, 1)
+    told = output(capsys, "status", finished.root)
+    assert "timestep 3, finished" in told
+    assert f"{samples} {each['signals']:10,.0f} {each['tables']:9,.0f}" in told
 
 
 def test_curves(finished: Run, capsys: Captured, tmp_path: Path) -> None:

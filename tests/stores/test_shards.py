@@ -7,7 +7,7 @@ import pytest
 
 from stores.commit import verify
 from stores.errors import DamagedError, StoreError
-from stores.shards import Shard, ShardReader, read_array, read_shard, write_shard
+from stores.shards import Pick, Shard, ShardReader, read_array, read_shard, write_shard
 
 
 def arrays(rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -75,6 +75,35 @@ def test_many_shards_read_as_one(tmp_path: Path, memory_limit: int) -> None:
         (5, 3),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+@pytest.mark.parametrize("memory_limit", [1 << 20, 10])
+def test_shards_of_unlike_precision_are_read_in_the_finer_one(tmp_path: Path, memory_limit: int) -> None:
+    contents = [
+        np.full((2, 3), 0.5, np.float16),
+        np.full((1, 3), 1e6, np.float32),
+        np.ones((2, 3), np.float16),
+    ]
+    shards = []
+    for position, array in enumerate(contents):
+        done = write_shard(tmp_path, 1, "v", position, {"attended": array})
+        shards.append(Shard(1, "v", position, done.path, done.sha256, done.bytes, len(array)))
+    reader = ShardReader(tmp_path, shards, memory_limit=memory_limit, scratch=tmp_path)
+    found = reader.matrix("attended")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.concatenate(contents))
+
+
+def test_picked_rows_are_read_into_their_places(tmp_path: Path) -> None:
+    shards, contents = write_all(tmp_path, [4, 1, 3])
+    picks = [
+        Pick(shards[0], np.array([1, 3]), np.array([2, 0])),
+        Pick(shards[2], np.array([0]), np.array([1])),
+    ]
+    reader = ShardReader(tmp_path, [shards[0], shards[2]], picks=picks)
+    expected = np.stack([contents[0]["gradient"][3], contents[2]["gradient"][0], contents[0]["gradient"][1]])
+    np.testing.assert_array_equal(reader.matrix("gradient"), expected)
+    assert reader.rows == 3
 
 
 def test_a_shard_of_another_size_than_recorded_is_damaged(tmp_path: Path) -> None:
