@@ -33,7 +33,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 FOUND = "found.jsonl"
 STAGE = ("cluster", "route", "select", "prune")
-STEPS = ("ingest", "measure", *STAGE, "settle", "export", "look", "recall", "released")
+STEPS = ("dataset", "ingest", "measure", *STAGE, "settle", "export", "look", "recall", "released")
 EXPONENT_BAR = 1.1
 MEASURABLE_S = 0.2
 BARS: dict[str, tuple[str, float]] = {

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import released
 from benchmarks.memory import peak_mb
-from benchmarks.scale_pool import KEPT, SEED, context, write_dataset, write_signals
+from benchmarks.scale_pool import KEPT, SEED, config, context, write_dataset, write_signals
 from lifelong import Run
 from lifelong.context import Stores
 
@@ -60,25 +60,25 @@ def writing(folder: Path) -> Iterator[Stores]:
         yield stores
 
 
+def dataset(timer: Timer, folder: Path) -> None:
+    """The files that are then fed: no step of a timestep, and not timed."""
+    write_dataset(folder, timer.rows)
+
+
 def ingest(timer: Timer, folder: Path) -> None:
     """The dataset is read, checked and taken into the pool."""
     from lifelong.loop import run_phase
     from lifelong.phases.ingest import ingest as phase
     from lifelong.upkeep import keep_config
 
-    size = write_dataset(folder, timer.rows)
-    settings = context_settings(timer.rows)
+    import_all()
+    size = (folder / "train.json").stat().st_size
+    settings = config(timer.rows)
     Run.create(folder / "run", config=settings)
     with writing(folder) as stores:
         given = context(stores, folder, timer.rows)
         timer.time("ingest", partial(run_phase, given, 1, "ingest", phase), bytes_a_row=size // timer.rows)
         keep_config(stores, 1, settings)
-
-
-def context_settings(rows: int) -> Any:
-    from benchmarks.scale_pool import config
-
-    return config(rows)
 
 
 def measure(timer: Timer, folder: Path) -> None:
@@ -243,6 +243,7 @@ def import_all() -> None:
 
 
 STEPS: dict[str, Callable[[Timer, Path], None]] = {
+    "dataset": dataset,
     "ingest": ingest,
     "measure": measure,
     "cluster": partial(phase, "cluster"),
