@@ -10,9 +10,9 @@ is a process of its own; its imports are not counted. `peak_mb` is the largest r
 
 With --folder what was made and measured stays there: a long benchmark can be run in pieces (`--only ingest measure`),
 and the growth is that of all sizes in the folder. Seconds are those of the wall; exponents the slope of log seconds on
-log rows; of a step that takes under 0.2 s at the largest size no exponent is judged. The released algorithm
-(released.py) runs on the same clusters where it fits; `fits_rows` is the pool at which its matrix of all pairs of
-the largest cluster takes 8 GB.
+log rows over all sizes, and between the last two; a step under 0.2 s at the largest size is not judged by them. The
+released algorithm (released.py) runs on the same clusters where it fits; `fits_rows` is the pool at which its matrix of
+all pairs of the largest cluster takes 8 GB.
 """
 
 from __future__ import annotations
@@ -77,13 +77,16 @@ def known(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def summary(found: dict[str, dict[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Of each step the row of its largest pool, with the exponent of its growth."""
+    """Of each step the row of its largest pool, with the exponent of its growth; `last`: between the two largest."""
     for sizes in found.values():
         points = sorted((rows, row["seconds"]) for rows, row in sizes.items() if row["seconds"])
-        exponent = None
-        if len(points) > 1:
-            exponent = round(float(np.polyfit(*np.log(np.array(points)).T, 1)[0]), 3)
-        yield sizes[max(sizes)] | {"exponent": exponent}
+        grown = {"exponent": slope(points)} | ({"last": slope(points[-2:])} if len(points) > 2 else {})
+        yield sizes[max(sizes)] | grown
+
+
+def slope(points: list[tuple[int, float]]) -> float | None:
+    """Of log seconds on log rows."""
+    return round(float(np.polyfit(*np.log(np.array(points)).T, 1)[0]), 3) if len(points) > 1 else None
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -114,7 +117,9 @@ def printed(row: dict[str, Any]) -> str:
     if row["step"] == "ingest":
         told.append(f"{row['rows'] / seconds:,.0f} rows/s")
     if row.get("exponent") is not None:
-        told.append(f"exponent {row['exponent']:.2f}")
+        told.append(
+            f"exponent {row['exponent']:.2f}" + (f", last {row['last']:.2f}" if "last" in row else "")
+        )
     cells = [
         f"{row['step']:<26} {row['rows']:>9,}",
         " " * 11 if seconds is None else f"{seconds:9.3f} s",

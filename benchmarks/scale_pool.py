@@ -97,7 +97,7 @@ def sentences(rng: np.random.Generator) -> list[str]:
 
 
 def write_pictures(folder: Path, count: int, side: int = SIDE) -> list[str]:
-    """JPEG files of smooth noise, about 12 kB each; returns their names."""
+    """JPEG files of smooth noise, about 40 kB each; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     names = []
