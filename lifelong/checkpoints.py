@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from lifelong.context import Context
 from stores.checkpoints import CHECKPOINTS_FOLDER
-from stores.commit import Committed, commit_tree, sweep, verify
+from stores.commit import Committed, sweep, verify
 from stores.database import transaction
 from stores.errors import DamagedError
 
@@ -53,20 +52,18 @@ class TrainingStates:
             log.warning("timestep %d trains again from its start: %s", context.timestep, fault)
         return None
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Commit the state after a step, and let the one before it go."""
+    @property
+    def identity(self) -> str:
+        """What a state of this training has in its file `training-of.txt`."""
+        return self._identity
 
-        def fill(folder: Path) -> None:
-            write(folder)
-            (folder / OF).write_text(self._identity, encoding="ascii")
-
+    def record(self, step: int, state: Committed) -> None:
+        """Record the state after a step, and let the one before it go."""
         context = self._context
-        stem = f"{context.timestep:04d}-training-{step:06d}"
-        committed = commit_tree(context.root, CHECKPOINTS_FOLDER, stem, fill)
         ledger = context.stores.ledger
         with transaction(context.stores.db):
             ledger.release_shards(context.timestep, TRAINING)
-            ledger.shard_commit(context.timestep, TRAINING, step, committed, step)
+            ledger.shard_commit(context.timestep, TRAINING, step, state, step)
         sweep(context.root, ledger.known_paths(), (CHECKPOINTS_FOLDER,))
 
     def release(self) -> None:

@@ -27,6 +27,7 @@ from stores.media import Media
 from stores.pool import Pool
 
 if TYPE_CHECKING:
+    from lifelong.engines import Engine
     from lifelong.frozen import Lookup, Producer
     from lifelong.loader import ConversationLoader
     from lifelong.measure.plan import MeasurePlan
@@ -122,12 +123,15 @@ class ModelHolder:
 
     def producers(self, plan: MeasurePlan) -> list[Producer | Lookup]:
         """The frozen encoders and raters of a plan; each is loaded when it is first asked for features."""
+        return [self.producer(kind) for kind in plan.producers]
+
+    def producer(self, kind: str) -> Producer | Lookup:
+        """The frozen encoder, or rater, of the configuration."""
         from lifelong.frozen import producer
 
-        for kind in plan.producers:
-            if kind not in self._producers:
-                self._producers[kind] = producer(kind, self.config)
-        return [self._producers[kind] for kind in plan.producers]
+        if kind not in self._producers:
+            self._producers[kind] = producer(kind, self.config)
+        return self._producers[kind]
 
     def altered(self) -> None:
         """Say that the adapter in memory is no longer that of any checkpoint."""
@@ -146,6 +150,7 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     callbacks: Callbacks = field(default_factory=Callbacks)
     _method: Method | None = None
+    _engine: Engine | None = None
 
     @property
     def root(self) -> Path:
@@ -157,6 +162,15 @@ class Context:
         if self._method is None:
             self._method = method(self.config.recipe, self.config)
         return self._method
+
+    @property
+    def engine(self) -> Engine:
+        """Has the work done: this process does, where nothing else is said."""
+        if self._engine is None:
+            from lifelong.engines import Local, Worker
+
+            self._engine = Local(Worker.of_run(self.root, self.models))
+        return self._engine
 
     def rng(self, phase: str, purpose: str) -> np.random.Generator:
         """A generator of its own for each random draw."""
@@ -175,6 +189,10 @@ class Context:
     def adapter(self, timestep: int) -> Path:
         """The adapter that a timestep left (0: before any training)."""
         return self.stores.ledger.file(timestep, ADAPTER)
+
+    def within(self, path: Path) -> str:
+        """A path of the run as its workers name it: relative to the run's folder."""
+        return path.relative_to(self.root).as_posix()
 
     def current_model(self) -> VisionLanguageModel:
         """The model as the last timestep left it: what this timestep measures and trains on."""

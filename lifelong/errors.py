@@ -43,6 +43,10 @@ class TrainingError(InputError):
         self.fault, self.fix, self.step, self.items = fault, fix, step, list(items)
         super().__init__(f"{where}training step {step}: {fault}, on {_listed(self.items)}; {fix}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # So that it can travel from the process that trains.
+        return TrainingError, (self.fault, self.fix, self.step, self.items)
+
 
 def _listed(items: Sequence[Any], most: int = 20) -> str:
     named = ", ".join(str(item) for item in items[:most])

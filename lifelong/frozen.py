@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from lifelong.config import RunConfig
 from lifelong.errors import UsageError
-from lifelong.loader import ConversationLoader
-from stores.features import Features
+from lifelong.loader import CarriedLoader
 
 if TYPE_CHECKING:
     from lifelong.models.encode import Conversation
@@ -63,38 +62,18 @@ def producer(kind: str, config: RunConfig) -> Producer | Lookup:
     raise UsageError(f"there is no frozen producer {kind!r}")
 
 
-def produce(
-    each: Producer | Lookup,
-    features: Features,
-    loader: ConversationLoader,
-    ordinals: np.ndarray,
-    sample_ids: Sequence[str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> int:
-    """Make and keep the features of the samples that the producer has not seen; returns how many."""
-    missing = features.missing(each.name, sample_ids)
-    for start in range(0, len(missing), BLOCK):
-        block = missing[start : start + BLOCK]
-        arrays = features_of(each, loader, ordinals[block].tolist())
-        features.add(each.name, [sample_ids[position] for position in block], arrays)
-        progress(start + len(block), len(missing))
-    return len(missing)
-
-
 def features_of(
-    each: Producer | Lookup, loader: ConversationLoader, ordinals: Sequence[int]
+    each: Producer | Lookup, loader: CarriedLoader, rows: Sequence[PoolRow]
 ) -> dict[str, np.ndarray]:
     """Each signal of a block of samples, one row per sample."""
     parts = [
-        _made(each, loader, ordinals[first : first + each.batch_size])
-        for first in range(0, len(ordinals), each.batch_size)
+        _made(each, loader, rows[first : first + each.batch_size])
+        for first in range(0, len(rows), each.batch_size)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in each.signals}
 
 
-def _made(
-    each: Producer | Lookup, loader: ConversationLoader, ordinals: Sequence[int]
-) -> dict[str, np.ndarray]:
+def _made(each: Producer | Lookup, loader: CarriedLoader, rows: Sequence[PoolRow]) -> dict[str, np.ndarray]:
     if isinstance(each, Lookup):
-        return each.of_rows(list(loader.pool.rows(ordinals)))
-    return each(list(loader.conversations(ordinals)))
+        return each.of_rows(rows)
+    return each([loader.conversation(row) for row in rows])

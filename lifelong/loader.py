@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lifelong.models.encode import Conversation, Message
@@ -23,25 +23,32 @@ class HasContent(Protocol):
     def images(self) -> Sequence[str]: ...
 
 
-class ConversationLoader:
-    """Reads conversations of a run by ordinal."""
+class CarriedLoader:
+    """Makes conversations of rows that are at hand. read: gives the encoded bytes of an image by its sha256."""
 
-    def __init__(self, pool: Pool, media: Media) -> None:
-        self.pool = pool
-        self.media = media
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        self._read = read
 
     def conversation(self, item: HasContent) -> Conversation:
         """Raises: DamagedError if an image is missing or altered."""
         return Conversation(item.messages, [self._image(sha256) for sha256 in item.images])
 
-    def conversations(self, ordinals: Iterable[int]) -> Iterator[Conversation]:
-        """The pool's conversations in the order asked."""
-        return (self.conversation(row) for row in self.pool.rows(ordinals))
-
     def _image(self, sha256: str) -> Image:
         from lifelong.formats.images import to_rgb
 
-        return to_rgb(self.media.read(sha256))
+        return to_rgb(self._read(sha256))
+
+
+class ConversationLoader(CarriedLoader):
+    """Reads conversations of a run by ordinal."""
+
+    def __init__(self, pool: Pool, media: Media) -> None:
+        super().__init__(media.read)
+        self.pool = pool
+
+    def conversations(self, ordinals: Iterable[int]) -> Iterator[Conversation]:
+        """The pool's conversations in the order asked."""
+        return (self.conversation(row) for row in self.pool.rows(ordinals))
 
 
 def keep_image(image: SampleImage, writer: MediaWriter, reference: bool) -> None:

@@ -34,25 +34,26 @@ def train_proxy(context: Context) -> None:
     They are kept as those of timestep 0, which the measure phase of timestep 1 reads.
     Source: XMAS, arXiv 2510.01454, §4.
     """
-    from lifelong.phases.train import keeping, loading
-    from lifelong.train import train, training_order
+    from lifelong.engines.training import Training
+    from lifelong.phases.train import TrainDesk
+    from lifelong.train import training_order
 
     config = context.config
     rows, lengths = _trainable(context)
     pool = context.stores.pool.arrays()
     order = training_order(lengths, 1, config.train.batch_size, context.rng("proxy", "order"))
-    vlm = context.current_model()
-    context.models.altered()
-    trained = train(
-        vlm,
+    ordinals = pool["ordinal"][rows][order]
+    training = Training(
+        0,
         config.train.model_copy(update={"epochs": 1}),
-        pool["ordinal"][rows][order].tolist(),
-        loading(context),
+        ordinals.tolist(),
+        context.within(context.adapter(0)),
         context.seed("proxy"),
-        lambda done, total: context.progress.step("proxy training steps", done, total),
         config.measure.trajectory,
-        keeping(context, 0, vlm),
     )
+    trained = context.engine.train(
+        training, TrainDesk(context, 0, ordinals, doing="proxy training steps")
+    ).trained
     kept = len(context.trajectory_checkpoints())
     context.progress.say(f"  proxy     {trained.steps} steps on {len(order)} samples, {kept} checkpoints")
 

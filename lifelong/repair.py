@@ -205,8 +205,8 @@ class _Repair:
             )
             maker = next((each for each in context.producers() if each.name == block.producer), None)
             if maker is not None and len(members) == block.rows:
-                ordinals = self._stores.pool.ordinals(members)
-                again = features.write(features_of(maker, self._stores.loader, ordinals))
+                rows = list(self._stores.pool.rows(self._stores.pool.ordinals(members)))
+                again = features.write(features_of(maker, self._stores.loader, rows))
                 if again == block.committed:
                     return "made again"
         except (LifelongError, StoreError):

@@ -21,6 +21,7 @@ from lifelong.interrupt import deferred_interrupt
 from lifelong.measure.passes import predictions
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
+from lifelong.peers import ALONE, Peers
 from lifelong.trainer import AdapterTrainer, Task
 
 BUCKET_BATCHES = 50
@@ -126,6 +127,8 @@ def train(
     task: Task | None = None,
     save: Save | None = None,
     resume: Path | None = None,
+    interrupted: Callable[[], bool] | None = None,
+    peers: Peers = ALONE,
 ) -> Trained:
     """Train the adapter in place on what `load` gives, in `order` (ordinals, config.epochs of one length each).
 
@@ -136,7 +139,10 @@ def train(
     them; fewer where there are not so many steps. The process's global generators are left as they were.
 
     save: called every config.checkpoint_steps steps, and at Ctrl-C, which then ends the training after the step
-    that it falls in. resume: a folder that it filled; the training goes on from there to the same bits.
+    that it falls in. resume: a folder that it filled; the training goes on from there to the same bits. interrupted:
+    tells of Ctrl-C where this process does not get it.
+
+    peers: those that train together, each of them calling this with the same arguments but for progress, keep and save.
 
     Raises:
         TrainingError: the loss is not finite, or the gradient was not for several steps; a sample is refused by the
@@ -144,20 +150,21 @@ def train(
     """
     if not len(order):
         return Trained(0, float("nan"))
-    interruptible = deferred_interrupt() if save else nullcontext(lambda: False)
-    with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, interruptible as interrupted:
+    signal = deferred_interrupt() if save and interrupted is None else nullcontext(interrupted or _never)
+    with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, signal as stopping:
         trainer = AdapterTrainer(
             vlm.model,
             task or Answers(vlm),
             order,
             epoch_batches(len(order), config.epochs, config.batch_size),
             load,
+            peers,
             args=_arguments(vlm, config, seed, scratch),
             callbacks=[_Progress(progress), _Checkpoints(checkpoints, keep)],
         )
         trainer.remove_callback(PrinterCallback)
         if save:
-            trainer.add_callback(_Saving(trainer, save, config.checkpoint_steps, interrupted))
+            trainer.add_callback(_Saving(trainer, save, config.checkpoint_steps, stopping))
         vlm.model.train()
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -165,6 +172,10 @@ def train(
             vlm.model.eval()
     steps, record = trainer.state.global_step, trainer.record
     return Trained(steps, record.loss / steps, record.skipped, record.split)
+
+
+def _never() -> bool:
+    return False
 
 
 def _arguments(vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str) -> TrainingArguments:

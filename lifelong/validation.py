@@ -12,7 +12,7 @@ import numpy as np
 from lifelong.context import Context
 from lifelong.errors import InputError
 from lifelong.formats import open_dataset, to_rgb
-from lifelong.loader import ConversationLoader
+from lifelong.loader import CarriedLoader
 from lifelong.measure.passes import Pass
 from lifelong.measure.plan import VALIDATION, MeasurePlan, passes_of
 from lifelong.measure.pool import measure
@@ -80,7 +80,7 @@ class _Item:
         return self.sample.text_chars
 
 
-class _AsTheyAre(ConversationLoader):
+class _AsTheyAre(CarriedLoader):
     """Loads conversations whose images are in no store."""
 
     def __init__(self) -> None: ...

@@ -81,6 +81,11 @@ class Evals:
         return [Skill(*record) for record in cursor]
 
     @kept
+    def count(self, name: str) -> int:
+        """Evaluation samples of a skill."""
+        found: int = self.db.execute("SELECT count(*) FROM evals WHERE skill = ?", [name]).fetchone()[0]
+        return found
+
     def items(self, name: str) -> Iterator[EvalItem]:
         """A skill's evaluation samples, in order."""
         cursor = self.db.execute(

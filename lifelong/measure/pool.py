@@ -10,7 +10,7 @@ import numpy as np
 
 from lifelong.errors import InputError
 from lifelong.formats.faults import FaultError
-from lifelong.loader import ConversationLoader
+from lifelong.loader import CarriedLoader
 from lifelong.measure.passes import Arrays, Pass
 from lifelong.measure.plan import OF_IMAGES
 from lifelong.memory import first_line, out_of_memory, release_memory
@@ -70,7 +70,7 @@ def faults_in(stored: np.ndarray) -> dict[int, str]:
 
 def measure(
     rows: Sequence[PoolRow],
-    loader: ConversationLoader,
+    loader: CarriedLoader,
     passes: Sequence[Pass],
     batch_size: int,
     signals: frozenset[str],
@@ -99,7 +99,7 @@ def measure(
 def _measure_batch(
     rows: Sequence[PoolRow],
     positions: Sequence[int],
-    loader: ConversationLoader,
+    loader: CarriedLoader,
     passes: Sequence[Pass],
     signals: frozenset[str],
     found: dict[int, dict[str, np.ndarray]],

@@ -9,7 +9,7 @@ from typing import Any
 
 from lifelong.context import Context, Outcome
 from lifelong.evaluate.skills import Answer
-from lifelong.phases.skills import answers_of, score
+from lifelong.phases.skills import eval_blocks, eval_samples, score
 from stores.commit import Committed, commit_file
 from stores.evals import Skill
 from stores.ledger import Ledger
@@ -79,5 +79,24 @@ def evaluate(context: Context) -> Outcome:
 
 def test_cells(context: Context, cells: Sequence[tuple[int, Skill]], adapters: Mapping[int, Path]) -> Tested:
     """Answers for each (timestep, skill), with that timestep's adapter."""
-    tested = [(timestep, skill, answers_of(context, skill, adapters[timestep])) for timestep, skill in cells]
-    return Tested(tested)
+    jobs = (
+        block
+        for cell, (timestep, skill) in enumerate(cells)
+        for block in eval_blocks(context, cell, skill, adapters[timestep])
+    )
+    found: list[dict[int, list[Answer]]] = [{} for _ in cells]
+    answered, total = 0, sum(eval_samples(context, skill) for _, skill in cells)
+
+    def progress(count: int) -> None:
+        nonlocal answered
+        answered += count
+        context.progress.step("eval samples answered", answered, total)
+
+    for job, answers in context.engine.map(jobs, progress):
+        found[job.cell][job.first] = answers
+    return Tested(
+        [
+            (timestep, skill, [answer for first in sorted(blocks) for answer in blocks[first]])
+            for (timestep, skill), blocks in zip(cells, found, strict=True)
+        ]
+    )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 
 from lifelong.context import TRAJECTORY, Context, Outcome
-from lifelong.errors import InputError
-from lifelong.frozen import produce
-from lifelong.measure.passes import AlignmentPass, Pass
-from lifelong.measure.plan import passes_of
-from lifelong.measure.pool import Measured, faults_in
-from lifelong.measure.pool import measure as measure_rows
+from lifelong.engines.work import FeatureBlock, MeasureBlock, ShardPlace, TrajectoryBlock, places_of
+from lifelong.frozen import BLOCK
+from lifelong.measure.pool import faults_in
 from lifelong.refresh import commit_origins, due
 from lifelong.signals import MEASURED, trajectory_kind
 from lifelong.validation import validation_vectors
 from stores.commit import Committed
 from stores.features import open_features
-from stores.shards import Shard, read_array, write_shard
-
-ALIGNMENT = frozenset({"alignment"})
+from stores.shards import Shard, read_array
 
 
 def measure(context: Context) -> Outcome:
@@ -29,29 +26,69 @@ def measure(context: Context) -> Outcome:
     Raises:
         InputError: not one sample of a shard can be measured: the fault is then not the samples'.
     """
-    stores, config = context.stores, context.config.measure
+    stores = context.stores
     asked = due(context)
-    committed = {shard.position for shard in stores.ledger.shards(context.timestep, MEASURED)}
-    missing = [
-        position for position in range(-(-len(asked) // config.shard_size)) if position not in committed
-    ]
-    passes = _passes(context) if missing else []
-    for position in missing:
-        first = position * config.shard_size
-        block = asked[first : first + config.shard_size]
-        measured = _measure_block(context, block, passes, first, len(asked))
-        arrays = measured.to_arrays(config.vector_dtype)
-        shard = write_shard(context.root, context.timestep, MEASURED, position, arrays)
-        stores.ledger.shard_commit(context.timestep, MEASURED, position, shard, len(measured.ordinals))
+    done = sum(shard.rows for shard in stores.ledger.shards(context.timestep, MEASURED))
+    measured = 0
+
+    def progress(count: int) -> None:
+        nonlocal measured
+        measured += count
+        context.progress.step("samples measured", done + measured, len(asked))
+
+    _commit_shards(context, _blocks(context, asked), progress)
     _measure_trajectory(context)
     ask_producers(context)
     return _outcome(context, validation_vectors(context))
+
+
+def _blocks(context: Context, asked: np.ndarray) -> Iterator[MeasureBlock]:
+    """The blocks of the samples that are due which have no shard yet."""
+    stores, size, plan = context.stores, context.config.measure.shard_size, context.method.measures
+    committed = {shard.position for shard in stores.ledger.shards(context.timestep, MEASURED)}
+    # A one-shot selection that asks nothing of a model needs none.
+    needs_model = plan.from_model or context.config.model.path
+    adapter = context.within(context.adapter(context.timestep - 1)) if needs_model else ""
+    for position in range(-(-len(asked) // size)):
+        if position in committed:
+            continue
+        ordinals = asked[position * size : (position + 1) * size]
+        # Where nothing is asked of the model a sample is only read, once: when it arrives.
+        rows = [
+            row for row in stores.pool.rows(ordinals) if plan.from_model or row.arrived == context.timestep
+        ]
+        shard = ShardPlace(context.timestep, MEASURED, position)
+        places = places_of(stores.media, rows)
+        yield MeasureBlock(shard, adapter, plan, ordinals, rows, places, min(size, len(asked)))
+
+
+def _commit_shards(
+    context: Context,
+    blocks: Iterable[MeasureBlock | TrajectoryBlock],
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    for block, written in context.engine.map(blocks, progress):
+        shard = block.shard
+        context.stores.ledger.shard_commit(
+            shard.timestep, shard.kind, shard.position, written.committed, written.rows
+        )
 
 
 def _measure_trajectory(context: Context) -> None:
     """The alignment of text and image at each checkpoint that the last training kept, if the method asks for it."""
     if not context.method.measures.trajectory:
         return
+    measured = 0
+
+    def progress(count: int) -> None:
+        nonlocal measured
+        measured += count
+        context.progress.step("samples measured for trajectories", measured, 0)
+
+    _commit_shards(context, _trajectory_blocks(context), progress)
+
+
+def _trajectory_blocks(context: Context) -> Iterator[TrajectoryBlock]:
     stores = context.stores
     measured = stores.ledger.shards(context.timestep, MEASURED)
     for checkpoint, adapter in enumerate(context.trajectory_checkpoints()):
@@ -61,16 +98,9 @@ def _measure_trajectory(context: Context) -> None:
             if shard.position in committed:
                 continue
             ordinals = read_array(context.root / shard.path, "ordinal")
-            passes: list[Pass] = [AlignmentPass(context.models.with_adapter(adapter))]
             rows = [row for row in stores.pool.rows(ordinals) if row.images]
-            found = measure_rows(rows, stores.loader, passes, context.config.measure.batch_size, ALIGNMENT)
-            written = write_shard(
-                context.root, context.timestep, kind, shard.position, found.to_arrays("float32")
-            )
-            stores.ledger.shard_commit(context.timestep, kind, shard.position, written, len(found.ordinals))
-            context.progress.step(
-                f"trajectories at checkpoint {checkpoint + 1}", shard.position + 1, len(measured)
-            )
+            place = ShardPlace(context.timestep, kind, shard.position)
+            yield TrajectoryBlock(place, context.within(adapter), rows, places_of(stores.media, rows))
 
 
 def ask_producers(context: Context) -> None:
@@ -81,50 +111,21 @@ def ask_producers(context: Context) -> None:
     pool = context.stores.pool.arrays()
     sample_ids = pool["sample_ids"].astype(str).tolist()
     with open_features(context.features_folder) as features:
-        for each in producers:
-            produce(
-                each,
-                features,
-                context.stores.loader,
-                pool["ordinal"],
-                sample_ids,
-                lambda done, total: context.progress.step("features of content", done, total),
-            )
+        for kind, each in zip(context.method.measures.producers, producers, strict=True):
+            missing = features.missing(each.name, sample_ids)
+            done = 0
+            jobs = _feature_blocks(context, kind, pool["ordinal"][missing])
+            for block, arrays in context.engine.map(jobs):
+                features.add(each.name, [row.sample_id for row in block.rows], arrays)
+                done += len(block.rows)
+                context.progress.step("features of content", done, len(missing))
 
 
-def _passes(context: Context) -> list[Pass]:
-    plan = context.method.measures
-    if not plan.from_model and not context.config.model.path:
-        return []  # a one-shot selection that asks nothing of a model needs none
-    return passes_of(plan, context.current_model(), context.config.seed)
-
-
-def _measure_block(
-    context: Context, ordinals: np.ndarray, passes: list[Pass], done: int, total: int
-) -> Measured:
-    stores, config = context.stores, context.config.measure
-    rows = list(stores.pool.rows(ordinals))
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        context.progress.step("samples measured", done, total)
-
-    signals = context.method.measures.from_model
-    # Where nothing is asked of the model a sample is only read, once: when it arrives.
-    asked = rows if signals else [row for row in rows if row.arrived == context.timestep]
-    measured = measure_rows(asked, stores.loader, passes, config.batch_size, signals, progress)
-    if len(measured.faults) == min(config.shard_size, total):
-        reason = next(iter(measured.faults.values()))
-        raise InputError(f"none of {len(rows)} samples can be measured; the first: {reason}")
-    if not signals:
-        sound = np.array([each for each in ordinals.tolist() if each not in measured.faults], dtype=np.int64)
-        tokens = np.zeros(len(sound))
-        if "tokens" in measured.arrays:
-            tokens[np.searchsorted(sound, measured.ordinals)] = measured.arrays["tokens"]
-        return Measured(sound, {"tokens": tokens}, measured.faults)
-    measured.arrays.setdefault("tokens", np.zeros(len(measured.ordinals)))  # 0: no pass has read them all
-    return measured
+def _feature_blocks(context: Context, kind: str, ordinals: np.ndarray) -> Iterator[FeatureBlock]:
+    stores = context.stores
+    for first in range(0, len(ordinals), BLOCK):
+        rows = list(stores.pool.rows(ordinals[first : first + BLOCK].tolist()))
+        yield FeatureBlock(kind, rows, places_of(stores.media, rows))
 
 
 def _outcome(context: Context, files: list[tuple[str, Committed]]) -> Outcome:

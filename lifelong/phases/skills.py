@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lifelong.context import Context, Feed
+from lifelong.engines.work import EvalBlock, places_of
 from lifelong.errors import InputError
 from lifelong.evaluate.metrics import Metric, mean_and_stderr
 from lifelong.evaluate.options import options_of
-from lifelong.evaluate.skills import Answer, Item, evaluate, metric_named
+from lifelong.evaluate.skills import Answer, metric_named
 from lifelong.formats import open_dataset
 from lifelong.loader import keep_image
-from lifelong.models.encode import Conversation
 from lifelong.samples import Row
 from stores.evals import EvalItem, Skill
+
+BATCHES = 4
+"""Batches of eval samples in a piece of work."""
 
 
 def register(context: Context, feed: Feed) -> None:
@@ -85,32 +89,22 @@ def _text(message: dict[str, Any]) -> str:
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
-def answers_of(context: Context, skill: Skill, adapter: Path) -> list[Answer]:
-    """How the model with an adapter answers a skill's eval set."""
-    items = [
-        Item(
-            item.sample_id,
-            Conversation(item.messages[:-1], context.stores.loader.conversation(item).images),
-            item.reference["answer"],
-            tuple(item.reference["options"]),
-        )
-        for item in _limited(context.stores.evals.items(skill.name), context.config.evaluate.limit)
-    ]
-    vlm = context.models.with_adapter(adapter)
-    return evaluate(
-        vlm,
-        items,
-        metric_named(skill.metric),
-        context.config.evaluate.batch_size,
-        lambda done, total: context.progress.step(f"answers on {skill.name}", done, total),
-    )
+def eval_blocks(context: Context, cell: int, skill: Skill, adapter: Path) -> Iterator[EvalBlock]:
+    """A skill's eval set as pieces of work, cut where its batches are."""
+    config = context.config.evaluate
+    items = islice(context.stores.evals.items(skill.name), config.limit or None)
+    size = config.batch_size * BATCHES
+    first = 0
+    while block := list(islice(items, size)):
+        places = places_of(context.stores.media, block)
+        yield EvalBlock(cell, first, context.within(adapter), skill.metric, block, places)
+        first += len(block)
 
 
-def _limited(items: Iterable[EvalItem], limit: int) -> Iterator[EvalItem]:
-    for position, item in enumerate(items):
-        if limit and position >= limit:
-            return
-        yield item
+def eval_samples(context: Context, skill: Skill) -> int:
+    """How many samples the skill is tested on."""
+    count, limit = context.stores.evals.count(skill.name), context.config.evaluate.limit
+    return min(count, limit) if limit else count
 
 
 def score(answers: list[Answer]) -> tuple[float, float, int]:

@@ -6,14 +6,18 @@ import math
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from lifelong.checkpoints import TrainingStates
 from lifelong.context import ADAPTER, TRAJECTORY, Context, Outcome
+from lifelong.engines.training import Training
+from lifelong.engines.work import places_of
 from lifelong.errors import TrainingError
 from lifelong.models.encode import Conversation
-from lifelong.models.load import VisionLanguageModel
-from lifelong.train import train as train_adapter
-from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint
-from stores.commit import commit_tree, sweep
+from stores.checkpoints import CHECKPOINTS_FOLDER
+from stores.commit import Committed, sweep
+from stores.media import MediaRow
+from stores.pool import PoolRow
 
 
 def train(context: Context) -> Outcome:
@@ -26,29 +30,27 @@ def train(context: Context) -> Outcome:
     """
     order = context.arrays("order")["ordinal"]
     before = 0 if context.method.start.from_base else context.timestep - 1
-    vlm = context.models.with_adapter(context.adapter(before))
-    context.models.altered()
+    adapter = context.adapter(before)
     ledger = context.stores.ledger
-    states = TrainingStates(context, order, context.adapter(before))
+    states = TrainingStates(context, order, adapter)
     resumed = states.newest()
     if resumed is None:
         # It is done from its start, and the checkpoints on its way with it.
         states.release()
         ledger.release_shards(context.timestep, TRAJECTORY)
     sweep(context.root, ledger.known_paths(), (CHECKPOINTS_FOLDER,))
+    training = Training(
+        context.timestep,
+        context.config.train,
+        order.tolist(),
+        context.within(adapter),
+        context.seed("train"),
+        context.config.measure.trajectory if context.method.measures.trajectory else 0,
+        states.identity,
+        context.within(resumed) if resumed else None,
+    )
     try:
-        trained = train_adapter(
-            vlm,
-            context.config.train,
-            order.tolist(),
-            loading(context),
-            context.seed("train"),
-            lambda done, total: context.progress.step("training steps", done, total),
-            context.config.measure.trajectory if context.method.measures.trajectory else 0,
-            keeping(context, context.timestep, vlm),
-            save=states.save,
-            resume=resumed,
-        )
+        done = context.engine.train(training, TrainDesk(context, context.timestep, order, states))
     except TrainingError as error:
         raise TrainingError(
             error.fault,
@@ -57,7 +59,7 @@ def train(context: Context) -> Outcome:
             _sample_ids(context, error.items),
             f"timestep {context.timestep}: ",
         ) from error
-    committed = commit_checkpoint(context.root, context.timestep, vlm.save_adapter)
+    trained = done.trained
     result = {
         "samples": len(order),
         "steps": trained.steps,
@@ -69,7 +71,47 @@ def train(context: Context) -> Outcome:
         ],
         "split": trained.split,
     }
-    return Outcome(result, [(ADAPTER, committed)], states.release)
+    return Outcome(result, [(ADAPTER, done.adapter)], states.release)
+
+
+class TrainDesk:
+    """Gives a training its samples, and puts on record what it leaves on its way. states: None where it keeps none."""
+
+    def __init__(
+        self,
+        context: Context,
+        timestep: int,
+        order: np.ndarray,
+        states: TrainingStates | None = None,
+        doing: str = "training steps",
+    ) -> None:
+        self._context = context
+        self._timestep = timestep
+        self._order = order
+        self._states = states
+        self._doing = doing
+        self.load = loading(context)
+
+    def carried(self) -> tuple[dict[int, PoolRow], dict[str, MediaRow]]:
+        stores = self._context.stores
+        rows = {row.ordinal: row for row in stores.pool.rows(np.unique(self._order).tolist())}
+        return rows, places_of(stores.media, list(rows.values()))
+
+    def step(self, done: int, total: int) -> None:
+        self._context.progress.step(self._doing, done, total)
+
+    def saved(self, step: int, state: Committed) -> None:
+        assert self._states is not None
+        self._states.record(step, state)
+
+    def kept(self, number: int, step: int, adapter: Committed) -> None:
+        ledger = self._context.stores.ledger
+        # A training that goes on passes again where it was before it was stopped.
+        if all(shard.position != number for shard in ledger.shards(self._timestep, TRAJECTORY)):
+            ledger.shard_commit(self._timestep, TRAJECTORY, number, adapter, step)
+
+    def interrupted(self) -> bool | None:
+        return None
 
 
 def loading(context: Context) -> Callable[[int], Conversation]:
@@ -85,20 +127,6 @@ def loading(context: Context) -> Callable[[int], Conversation]:
         return conversation
 
     return load
-
-
-def keeping(context: Context, timestep: int, vlm: VisionLanguageModel) -> Callable[[int, int], None]:
-    """Keeps the adapter as it is at a step, (number, step), as a checkpoint of a timestep's training, once."""
-    ledger = context.stores.ledger
-
-    def keep(number: int, step: int) -> None:
-        if any(shard.position == number for shard in ledger.shards(timestep, TRAJECTORY)):
-            return
-        stem = f"{timestep:04d}-step-{step:06d}"
-        committed = commit_tree(context.root, CHECKPOINTS_FOLDER, stem, vlm.save_adapter)
-        ledger.shard_commit(timestep, TRAJECTORY, number, committed, step)
-
-    return keep
 
 
 def _sample_ids(context: Context, ordinals: Sequence[int]) -> list[str]:

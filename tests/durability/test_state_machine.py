@@ -41,7 +41,7 @@ from lifelong.context import Context, ModelHolder, Outcome
 from lifelong.errors import InputError, RunError
 from lifelong.export import export
 from lifelong.formats import open_dataset
-from lifelong.loader import ConversationLoader
+from lifelong.loader import CarriedLoader
 from lifelong.oneshot import select
 from lifelong.samples import content_id
 from policies import registry
@@ -400,9 +400,9 @@ def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def untested(context: Context) -> Outcome:
         return Outcome({"skills": {}})
 
-    conversation = ConversationLoader.conversation
+    conversation = CarriedLoader.conversation
 
-    def reading(self: ConversationLoader, item: Any) -> Any:
+    def reading(self: CarriedLoader, item: Any) -> Any:
         if UNREADABLE in str(item.messages):
             raise ValueError("no processor takes it")
         return conversation(self, item)
@@ -413,7 +413,7 @@ def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(loop.PHASES, "evaluate", untested)
     monkeypatch.setattr(loop, "start", untested)
     monkeypatch.setattr(ModelHolder, "vlm", None)
-    monkeypatch.setattr(ConversationLoader, "conversation", reading)
+    monkeypatch.setattr(CarriedLoader, "conversation", reading)
 
 
 @pytest.mark.parametrize(
