@@ -13,9 +13,9 @@ import pytest
 from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.config import parse_config
+from lifelong.engines import work as measuring
 from lifelong.errors import UsageError
 from lifelong.fsck import examine
-from lifelong.phases import measure as measuring
 from lifelong.signals import MEASURED, origins_of, reader_of, shards_in_use
 from stores.database import transaction
 from stores.shards import read_array
