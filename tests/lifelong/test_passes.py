@@ -126,7 +126,10 @@ def test_weights_in_bfloat16_say_nearly_the_same(family: str, load_tiny: Loader)
         a, b = exact[name][seeing], rounded[name][seeing]
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosines.min() > least, name
-    for name in ("nll", "el2n", "entropy", "gradient_norm", "nll_blind", "alignment"):
+    # A gradient has been rounded in every layer, on the way there and on the way back.
+    for name, most in (("gradient_norm", 2**-4), *((each, 2**-6) for each in ("nll", "el2n", "entropy"))):
+        assert_close(rounded[name], exact[name], most)
+    for name in ("nll_blind", "alignment"):
         assert_close(rounded[name][seeing], exact[name][seeing], 2**-6)
     for name in ("nll_blind", "alignment", "attended"):
         assert np.isnan(rounded[name][~seeing]).all()
