@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.docs.summary import pytest_terminal_summary  # noqa: F401  # a hook: pytest finds it here
+
 if TYPE_CHECKING:
     import torch
 
@@ -95,16 +97,15 @@ Loader = Callable[..., "VisionLanguageModel"]
 
 @pytest.fixture(scope="session")
 def load_tiny(model_folders: dict[str, Path]) -> Loader:
-    """Loads a family's model anew: (family, seed=0, gradient_checkpointing=False, dtype="auto", **lora fields)."""
+    """Loads a family's model anew: (family, seed=0, gradient_checkpointing=False, **lora fields)."""
     from lifelong.config import LoraConfig, ModelConfig
     from lifelong.models.load import load
 
     def load_one(
-        family: str, seed: int = 0, gradient_checkpointing: bool = False, dtype: Any = "auto", **lora: Any
+        family: str, seed: int = 0, gradient_checkpointing: bool = False, **lora: Any
     ) -> VisionLanguageModel:
-        path = str(model_folders[family])
         config = ModelConfig(
-            path=path, device="cpu", dtype=dtype, gradient_checkpointing=gradient_checkpointing
+            path=str(model_folders[family]), device="cpu", gradient_checkpointing=gradient_checkpointing
         )
         vlm = load(config, LoraConfig(**{"rank": 4, "alpha": 8, **lora}), seed)
         vlm.model.eval()
