@@ -97,15 +97,16 @@ Loader = Callable[..., "VisionLanguageModel"]
 
 @pytest.fixture(scope="session")
 def load_tiny(model_folders: dict[str, Path]) -> Loader:
-    """Loads a family's model anew: (family, seed=0, gradient_checkpointing=False, **lora fields)."""
+    """Loads a family's model anew: (family, seed=0, gradient_checkpointing=False, dtype="auto", **lora fields)."""
     from lifelong.config import LoraConfig, ModelConfig
     from lifelong.models.load import load
 
     def load_one(
-        family: str, seed: int = 0, gradient_checkpointing: bool = False, **lora: Any
+        family: str, seed: int = 0, gradient_checkpointing: bool = False, dtype: Any = "auto", **lora: Any
     ) -> VisionLanguageModel:
+        path = str(model_folders[family])
         config = ModelConfig(
-            path=str(model_folders[family]), device="cpu", gradient_checkpointing=gradient_checkpointing
+            path=path, device="cpu", dtype=dtype, gradient_checkpointing=gradient_checkpointing
         )
         vlm = load(config, LoraConfig(**{"rank": 4, "alpha": 8, **lora}), seed)
         vlm.model.eval()

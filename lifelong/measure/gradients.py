@@ -6,7 +6,9 @@ and one sample with tokens t:
     ∂L/∂B = s · Σ_t (∂L/∂y_t) h_tᵀ        ∂L/∂A = Σ_t (∂L/∂h_t) x_tᵀ
 
 so the layers' x and h and the gradients at y and h, which the backward pass computes anyway, are all that is
-needed: the gradient of the whole model is never built, and the pass stops at the lowest layer asked for.
+needed: the gradient of the whole model is never built, and the pass stops at the lowest layer asked for. While they
+are watched, the layers compute that line and nothing beside it: peft's own forward, which chooses among many kinds
+of adapters and adds B h in three passes over y, takes a tenth of a small model's time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 Take = Callable[[str, torch.Tensor], None]
 """Is given ("name.A" | "name.B", (b, size) float32 gradients of the b samples) of one module after the other."""
@@ -46,8 +49,9 @@ def recording(first_layer: nn.Module | None, modules: Mapping[str, Any], take: T
         if first_layer is not None:
             stack.callback(first_layer.register_forward_pre_hook(_start_graph, with_kwargs=True).remove)
         for name, module in modules.items():
-            for part, hook in _hooks(name, module, tape, take):
-                stack.callback(part.register_forward_hook(hook).remove)
+            # An attribute of its own hides the forward of its class.
+            module.forward = _watched(name, module, tape, take)
+            stack.callback(delattr, module, "forward")
         with torch.no_grad():
             yield tape
 
@@ -59,24 +63,23 @@ def _start_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
 
-def _hooks(name: str, module: Any, tape: Tape, take: Take) -> list[tuple[nn.Module, Any]]:
-    """What is to be hooked of an adapted layer, with the hooks: of its A, which runs first, and of the whole.
+def _watched(name: str, module: Any, tape: Tape, take: Take) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of an adapted layer that tells its gradients on the way back.
 
     A gradient is formed the moment that the backward pass has it, so that no two layers' need be held at once.
     """
     (adapter,) = module.active_adapters
     scale = float(module.scaling[adapter])
-    held: list[torch.Tensor] = []
+    a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
 
-    def after_a(_: nn.Module, args: tuple[Any, ...], h: torch.Tensor) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        h = linear(x.to(a.dtype), a)
+        y = plus(module.base_layer(x), h, b, scale)
         if h.requires_grad:
-            held[:] = [h.detach()]
             tape.hidden.append(h)
-            h.register_hook(partial(at_h, args[0].detach()))
-
-    def after(_: nn.Module, args: tuple[Any, ...], y: torch.Tensor) -> None:
-        if held:
-            y.register_hook(partial(at_y, held.pop()))
+            h.register_hook(partial(at_h, x.detach()))
+            y.register_hook(partial(at_y, h.detach()))
+        return y
 
     def at_h(x: torch.Tensor, gradient: torch.Tensor) -> None:
         take(f"{name}.A", _summed_outer(gradient, x))
@@ -84,9 +87,18 @@ def _hooks(name: str, module: Any, tape: Tape, take: Take) -> list[tuple[nn.Modu
     def at_y(h: torch.Tensor, gradient: torch.Tensor) -> None:
         take(f"{name}.B", _summed_outer(gradient, h * scale))
 
-    return [(module.lora_A[adapter], after_a), (module, after)]
+    return forward
+
+
+def plus(y: torch.Tensor, h: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    """y + scale · B h, (…, n), in y's type; of y: (…, n), h: (…, r), B: (n, r)."""
+    if y.dtype != h.dtype:  # an adapter in float32 on weights in bfloat16
+        return (y + linear(h, b) * scale).to(y.dtype)
+    return torch.addmm(y.flatten(0, -2), h.flatten(0, -2), b.T, alpha=scale).view(y.shape)
 
 
 def _summed_outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(b, m · n) float32: for each sample Σ_t left_t right_tᵀ, of (b, t, m) and (b, t, n)."""
+    if left.dtype != right.dtype:
+        left, right = left.float(), right.float()
     return torch.bmm(left.transpose(1, 2), right).flatten(1).float()

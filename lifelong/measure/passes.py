@@ -54,25 +54,21 @@ def predictions(
     predicts = torch.zeros_like(batch.answer)
     predicts[:, :-1] = batch.answer[:, 1:]
     rows, columns = predicts.nonzero(as_tuple=True)
+    positions = rows * predicts.shape[1] + columns
 
     def before_head(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         (hidden,) = args
-        caught.append(
-            Predictions(hidden[rows, columns], ids[rows, columns + 1], rows, batch.answer.sum(1).float())
-        )
+        predicting = hidden.flatten(0, 1).index_select(0, positions)
+        caught.append(Predictions(predicting, ids[rows, columns + 1], rows, batch.answer.sum(1).float()))
         return (hidden[:, :1],)
 
     with ExitStack() as stack:
         stack.callback(vlm.head.register_forward_pre_hook(before_head).remove)
         if also != "output" and not vlm.model.training:
             names = ("o_proj", "mlp") if also else ("q_proj", "o_proj", "mlp")
-            parts = [part for name, part in vlm.decoder_layers[-1].named_modules() if _last(name) in names]
+            parts = [part for name, part in vlm.last_layer.items() if name.rpartition(".")[2] in names]
             stack.enter_context(narrowed(parts, predicts))
         yield caught
-
-
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
 
 
 @contextmanager
@@ -82,23 +78,30 @@ def narrowed(modules: Sequence[torch.nn.Module], wanted: torch.Tensor) -> Iterat
     Their output is zero elsewhere. What they see still has a row for each sample. Where nearly all are wanted, all
     are worked on.
     """
-    rows, columns = wanted.nonzero(as_tuple=True)
-    slots = (wanted.cumsum(1) - 1)[rows, columns]
     width = int(wanted.sum(1).max())
     if width > NARROW_SHARE * wanted.shape[1]:
         yield
         return
-    # Samples with fewer wanted positions than others repeat their first; that is not read.
+    rows, columns = wanted.nonzero(as_tuple=True)
+    slots = (wanted.cumsum(1) - 1)[rows, columns]
+    # Samples with fewer wanted positions than others repeat their first, which then counts for nothing.
     index = columns.new_zeros(len(wanted), width)
     index[rows, slots] = columns
+    counts = torch.zeros_like(index, dtype=torch.bool)
+    counts[rows, slots] = True
+    # Whole rows of flat tensors: indexing by two dimensions is ten times slower on its way back.
+    first = torch.arange(len(wanted), device=wanted.device)[:, None] * wanted.shape[1]
+    positions = (first + index).flatten()
 
     def before(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         states = args[0]
-        return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1])), *args[1:]
+        taken = states.flatten(0, 1).index_select(0, positions)
+        return taken.view(len(wanted), width, states.shape[-1]), *args[1:]
 
     def after(_: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        full = output.new_zeros(*wanted.shape, output.shape[-1])
-        return full.index_put((rows, columns), output[rows, slots])
+        full = output.new_zeros(wanted.numel(), output.shape[-1])
+        full = full.index_add(0, positions, (output * counts[..., None]).flatten(0, 1))
+        return full.view(*wanted.shape, output.shape[-1])
 
     with ExitStack() as stack:
         for module in modules:

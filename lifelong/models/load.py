@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -33,6 +33,11 @@ class VisionLanguageModel:
     """The language model's layers, first to last."""
     head: Any
     """hidden state → logits over the vocabulary."""
+    last_layer: dict[str, nn.Module] = field(init=False, repr=False)
+    """The modules of the last decoder layer by their name within it: walking them takes as long as some layers."""
+
+    def __post_init__(self) -> None:
+        self.last_layer = dict(self.decoder_layers[-1].named_modules())
 
     @property
     def vocabulary(self) -> int:

@@ -10,7 +10,7 @@ from lifelong.measure.passes import AnswerPass, Arrays, BlindPass, Pass, ReadPas
 from lifelong.measure.projectors import CountSketch, NormsOnly
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
-from tests.conftest import IMAGE, assert_close, chat, mixed
+from tests.conftest import IMAGE, Loader, assert_close, chat, disturb, mixed
 
 VECTORS = {"gradient", "hidden"}
 
@@ -109,6 +109,30 @@ def test_all_signals_of_one_backward(vlm: VisionLanguageModel) -> None:
     for name in VECTORS:
         np.testing.assert_allclose(np.linalg.norm(found[name], axis=1), 1.0, rtol=1e-5)
     assert AnswerPass(vlm, (1,), NormsOnly())(mixed()[:5])["gradient"].shape == (5, 0)
+
+
+def test_weights_in_bfloat16_say_nearly_the_same(family: str, load_tiny: Loader) -> None:
+    """Their rounding is 2⁻⁸; peft keeps the adapter in float32 beside them."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        vlm = load_tiny(family, dtype=dtype)
+        disturb(vlm)
+        every = AnswerPass(vlm, (0, 1, 2), CountSketch(512, 0), 1, True, True)
+        found[dtype] = every(mixed()[:8]) | BlindPass(vlm)(mixed()[:8])
+    exact, rounded = found["float32"], found["bfloat16"]
+    seeing = ~np.isnan(exact["alignment"])
+    # Which tokens "attended" is the mean of has a threshold, that rounding may move one of them across.
+    for name, least in (("gradient", 0.999), ("hidden", 0.999), ("attended", 0.995)):
+        a, b = exact[name][seeing], rounded[name][seeing]
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosines.min() > least, name
+    # A gradient has been rounded in every layer, on the way there and on the way back.
+    for name, most in (("gradient_norm", 2**-4), *((each, 2**-6) for each in ("nll", "el2n", "entropy"))):
+        assert_close(rounded[name], exact[name], most)
+    for name in ("nll_blind", "alignment"):
+        assert_close(rounded[name][seeing], exact[name][seeing], 2**-6)
+    for name in ("nll_blind", "alignment", "attended"):
+        assert np.isnan(rounded[name][~seeing]).all()
 
 
 def test_a_backward_does_not_change_the_other_signals(vlm: VisionLanguageModel) -> None:
