@@ -184,6 +184,23 @@ class RaterConfig(_Section):
     """Samples a forward."""
 
 
+class ClusterConfig(_Section):
+    """What `engine: ray` runs on. Nothing here changes what a run gives."""
+
+    address: str = ""
+    """Address of the Ray cluster: auto, or ray://host:10001. Empty: a Ray of this machine, for the run's time."""
+    workers: int = Field(2, ge=1)
+    """Actors that each hold the model, and processes that share a training."""
+    cpus: float = Field(1, gt=0)
+    """CPUs of a worker, by which Ray places it."""
+    gpus: float = Field(0, ge=0)
+    """GPUs of a worker."""
+    retries: int = Field(3, ge=0)
+    """How often a piece of work, or a training, is tried again after its worker died."""
+    exchange: str = ""
+    """URL (file, s3, gs) through which files reach workers and come back. Empty: all reach the run folder's path."""
+
+
 class RunConfig(_Section):
     """Everything that decides what a run does."""
 
@@ -191,8 +208,9 @@ class RunConfig(_Section):
     """The run seed: every random draw derives from (this, timestep, phase, purpose)."""
     recipe: str | dict[str, str] = "adapt-inf"
     """A recipe's name (`lifelong methods`), or a word per slot: {recipe: adapt-inf, sample: top}."""
-    engine: Literal["local"] = "local"
-    """Where the work runs."""
+    engine: Literal["local", "ray", "accelerate"] = "local"
+    """Where the work runs: local, in this process; ray, on a cluster; accelerate, in the processes of a launcher."""
+    cluster: ClusterConfig = ClusterConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     pool: PoolConfig = PoolConfig()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lifelong.config import RunConfig
+from typing import Any
+
+from lifelong.config import RunConfig, parse_config
 
 MENDABLE = {
     "train": (
@@ -29,3 +31,21 @@ def mended(config: RunConfig, given: RunConfig) -> RunConfig:
         for section, names in MENDABLE.items()
     }
     return config.model_copy(update=sections)
+
+
+def moved(config: RunConfig, given: RunConfig) -> RunConfig:
+    """The configuration of a timestep under way, with its work done where it is now said: nothing depends on it."""
+    return config.model_copy(update={"engine": given.engine, "cluster": given.cluster})
+
+
+def elsewhere(config: RunConfig, where: dict[str, Any]) -> RunConfig:
+    """The configuration with `engine` and fields of `cluster` changed; None: as it is.
+
+    Raises: UsageError naming what is wrong.
+    """
+    cluster = {name: value for name, value in where.get("cluster", {}).items() if value is not None}
+    engine = where.get("engine") or config.engine
+    if not cluster and engine == config.engine:
+        return config
+    values = config.model_dump(mode="json")
+    return parse_config({**values, "engine": engine, "cluster": values["cluster"] | cluster}, "--engine")

@@ -14,6 +14,7 @@ import numpy as np
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import ADAPTER, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.decisions import Decisions, decisions_table
+from lifelong.engines import open_engine
 from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
@@ -90,9 +91,12 @@ def scratch(
         pool = config.pool.model_copy(update={"media": "reference"})
         config = config.model_copy(update={"pool": pool})
         db = open_database(root / DATABASE)
+        models = ModelHolder(config)
+        engine = open_engine(root, models)
         try:
-            yield Context(Stores(root, db), config, 1, feed, ModelHolder(config), progress or Silent())
+            yield Context(Stores(root, db), config, 1, feed, models, progress or Silent(), _engine=engine)
         finally:
+            engine.close()
             db.close()
 
 

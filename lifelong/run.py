@@ -15,7 +15,7 @@ from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_ru
 from lifelong.environment import check_drift
 from lifelong.errors import InputError, RunError, TrainingError, UsageError
 from lifelong.handle import CONFIG, Handle
-from lifelong.mend import mended
+from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
 from lifelong.progress import Progress, as_asked
 from lifelong.recipes import read_recipe
@@ -28,7 +28,7 @@ from stores.fsck import FOLDERS
 from stores.lock import RunLock
 
 if TYPE_CHECKING:
-    pass
+    from lifelong.engines import Engine
 
 # The phases import torch: a second writer, and whoever only reads, should not wait for it. Hence the imports below.
 
@@ -49,6 +49,21 @@ class Run(Handle):
         super().__init__(root, as_asked(progress))
         self.callbacks = Callbacks(self, callbacks)
         self._models: ModelHolder | None = None
+        self._engine: Engine | None = None
+        self._where: dict[str, Any] = {}
+
+    def work_on(self, engine: str | None = None, **cluster: Any) -> Run:
+        """Have the work done elsewhere than the configuration says, while this object lives; returns the run.
+
+        engine: local, ray or accelerate; cluster: fields of the section `cluster`. What is None stays as it is.
+        """
+        self._where = {"engine": engine, "cluster": cluster}
+        return self
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration as the file has it now; the next timestep takes it."""
+        return elsewhere(super().config, self._where)
 
     @classmethod
     def create(
@@ -234,8 +249,20 @@ class Run(Handle):
 
     def _context(self, stores: Stores, timestep: int, feed: Feed, config: RunConfig) -> Context:
         if self._models is None or self._models.config != config:
+            self._let_workers_go()
             self._models = ModelHolder(config)
-        return Context(stores, config, timestep, feed, self._models, self.progress, self.callbacks)
+        if self._engine is None:
+            from lifelong.engines import open_engine
+
+            self._engine = open_engine(self.root, self._models)
+        return Context(
+            stores, config, timestep, feed, self._models, self.progress, self.callbacks, _engine=self._engine
+        )
+
+    def _let_workers_go(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _keep_identity(self, stores: Stores, config: RunConfig) -> None:
         """The seed, the model and the adapter's shape are the run's: they stay what they were at its start."""
@@ -277,6 +304,7 @@ class Run(Handle):
         elif request.get("training_stopped"):
             config = mended(config, self.config)
             stores.ledger.set_meta(FEEDING, {**request, "config": config.model_dump(mode="json")})
+        config = moved(config, self.config)
         check_drift(stores, config, request["timestep"], allow_drift)
         feed = Feed(**request["feed"])
         self._timestep(stores, self._context(stores, request["timestep"], feed, config))
@@ -302,6 +330,7 @@ class Run(Handle):
                 self._tidy(stores)
                 yield stores
             finally:
+                self._let_workers_go()
                 db.close()
 
     def _tidy(self, stores: Stores) -> None:

@@ -20,8 +20,9 @@ from lifelong.config import TrainConfig
 from lifelong.interrupt import deferred_interrupt
 from lifelong.measure.passes import predictions
 from lifelong.models.encode import Batch, Conversation
-from lifelong.models.load import VisionLanguageModel
+from lifelong.models.load import VisionLanguageModel, quiet
 from lifelong.peers import ALONE, Peers
+from lifelong.shared_training import SharedTrainer
 from lifelong.trainer import AdapterTrainer, Task
 
 BUCKET_BATCHES = 50
@@ -152,14 +153,17 @@ def train(
         return Trained(0, float("nan"))
     signal = deferred_interrupt() if save and interrupted is None else nullcontext(interrupted or _never)
     with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, signal as stopping:
-        trainer = AdapterTrainer(
+        shared: dict[str, Any] = {"peers": peers} if peers.size > 1 else {}
+        with quiet():  # transformers would share the training in its own way, and warns that it is not let
+            arguments = _arguments(vlm, config, seed, scratch)
+        trainer = (SharedTrainer if shared else AdapterTrainer)(
             vlm.model,
             task or Answers(vlm),
             order,
             epoch_batches(len(order), config.epochs, config.batch_size),
             load,
-            peers,
-            args=_arguments(vlm, config, seed, scratch),
+            **shared,
+            args=arguments,
             callbacks=[_Progress(progress), _Checkpoints(checkpoints, keep)],
         )
         trainer.remove_callback(PrinterCallback)

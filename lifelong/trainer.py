@@ -2,7 +2,7 @@
 
 A loss that is not finite stops the training. A gradient that is not finite costs its optimiser step, and MAX_SKIPPED
 such steps in a row stop the training. A batch that does not fit in memory is done in halves. All of it is on
-record, with the items concerned. Where peers share the training (`lifelong.peers`), a fault of one stops all.
+record, with the items concerned.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,11 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from lifelong import seeds
 from lifelong.errors import TrainingError
 from lifelong.measure.pool import REFUSED
 from lifelong.memory import first_line, out_of_memory, release_memory
-from lifelong.peers import ALONE, Peers, part_of, sum_gradients
 from lifelong.training_state import (
     read_generators,
     read_optimizer,
@@ -34,7 +31,6 @@ from lifelong.training_state import (
 MAX_SKIPPED = 5
 """Optimiser steps in a row that may be skipped for a gradient that is not finite."""
 _FAULT = "fault"
-_NOTHING = "nothing"
 
 
 class Task(Protocol):
@@ -89,8 +85,7 @@ class _Items(Dataset):  # type: ignore[type-arg]
 class AdapterTrainer(Trainer):
     """Trains in place what requires a gradient, on `load` of each item of `order`, batch by batch.
 
-    batches: positions in `order`, in the order in which they are fed. Of several peers each is fed its part of every
-    batch.
+    batches: positions in `order`, in the order in which they are fed.
     """
 
     def __init__(
@@ -100,7 +95,6 @@ class AdapterTrainer(Trainer):
         order: Sequence[int],
         batches: Sequence[Sequence[int]],
         load: Callable[[int], Any],
-        peers: Peers = ALONE,
         **options: Any,
     ) -> None:
         super().__init__(model=model, train_dataset=_Items(order, load), **options)
@@ -109,10 +103,7 @@ class AdapterTrainer(Trainer):
         self.record = Record()
         self._task = task
         self._batches = batches
-        self._peers = peers
-        self._mine = batches if peers.size == 1 else [part_of(batch, peers) for batch in batches]
-        self._step = Record()
-        self._fault: TrainingError | None = None
+        self._fed = batches
 
     def write(self, folder: Path) -> None:
         """Write the state as it is at the end of an optimiser step, for `train(resume_from_checkpoint=…)`."""
@@ -122,7 +113,7 @@ class AdapterTrainer(Trainer):
         workers = self.args.dataloader_num_workers
         loader = DataLoader(
             self.train_dataset,
-            batch_sampler=self._mine,
+            batch_sampler=self._fed,
             collate_fn=self._collate,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -132,18 +123,7 @@ class AdapterTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        sound = self._sound(epoch_iterator)
-        if self._peers.size == 1:
-            return super().get_batch_samples(sound, num_batches, device)
-        batches: list[dict[str, Any]] = []
-        try:
-            batches.extend(islice(sound, num_batches))
-        except TrainingError as error:
-            self._fault = error
-        # As transformers counts: the first position predicts nothing.
-        mine = sum(int((batch["labels"][..., 1:] != -100).sum()) for batch in batches if "labels" in batch)
-        _, tokens = self._agree([float(mine)])
-        return batches, int(tokens)
+        return super().get_batch_samples(self._sound(epoch_iterator), num_batches, device)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -153,28 +133,10 @@ class AdapterTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        if self._peers.size > 1:
-            return self._part(model, inputs, num_items_in_batch)
         items = self._items(self._batches, self.record.batches, self.record.batches + 1)
         loss, value = self._finite(model, inputs, num_items_in_batch, items)
         self.record.batches += 1
         self.record.loss += value
-        return loss
-
-    def _part(self, model: Any, inputs: dict[str, Any], tokens: Any) -> torch.Tensor:
-        """The same of this worker's part of a batch; what goes wrong is told to all at the end of the step."""
-        number = self.record.batches
-        self.record.batches += 1
-        loss = torch.zeros((), device=self.args.device)
-        if _NOTHING in inputs or self._fault is not None:
-            return loss
-        # Each part draws its dropout anew, so that a training which goes on draws the same.
-        torch.manual_seed(seeds.derive(self.args.seed, number, "train", f"part {self._peers.rank}"))
-        try:
-            loss, value = self._finite(model, inputs, tokens, self._items(self._mine, number, number + 1))
-            self._step.loss += value
-        except TrainingError as error:
-            self._fault = error
         return loss
 
     def _finite(
@@ -190,23 +152,6 @@ class AdapterTrainer(Trainer):
                 items,
             )
         return loss, value
-
-    def _agree(self, values: list[float]) -> list[float]:
-        """(faults, sums of everybody's values). Raises: TrainingError, everywhere, if a peer has met one."""
-        told = torch.tensor([float(self._fault is not None), *values], dtype=torch.float64)
-        # A group of GPUs may have no means to add up what is elsewhere.
-        found = self._peers.sum(told.to(self.args.device)).tolist()
-        if found[0]:
-            raise next(error for error in self._peers.everybody(self._fault) if error is not None)
-        return found
-
-    def _share(self, model: Any) -> None:
-        """Have everybody hold the sums of loss and gradients of the step."""
-        _, loss, split = self._agree([self._step.loss, float(self._step.split)])
-        self.record.loss += loss
-        self.record.split += int(split)
-        self._step = Record()
-        sum_gradients(list(model.parameters()), self._peers)
 
     def _forward_backward(
         self, model: Any, inputs: dict[str, Any], tokens: Any, items: list[int]
@@ -234,15 +179,13 @@ class AdapterTrainer(Trainer):
             weight.grad = gradient
         del before
         release_memory()
-        (self.record if self._peers.size == 1 else self._step).split += 1
+        self.record.split += 1
         middle = len(items) // 2
         parts = (items[:middle], items[middle:])
         losses = [self._forward_backward(model, self._batch(part), tokens, part) for part in parts]
         return losses[0] + losses[1]
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        if self._peers.size > 1:
-            self._share(model)
         norm = super()._clip_grad_norm(model)
         if torch.isfinite(norm):
             self.record.in_a_row = 0
@@ -273,8 +216,6 @@ class AdapterTrainer(Trainer):
 
     def _collate(self, read: list[_Read]) -> dict[str, Any]:
         """A batch, or what is wrong with one of its items: an exception would lose its words in a worker."""
-        if not read:
-            return {_NOTHING: True}  # a batch of fewer samples than peers
         for each in read:
             if each.fault:
                 return {_FAULT: (each.item, each.fault)}

@@ -20,6 +20,7 @@ from lifelong.cli.options import say
 from lifelong.cli.recipe import app as recipe_app
 from lifelong.cli.report import report
 from lifelong.cli.upkeep import fsck, gc
+from lifelong.engines.launch import join
 from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
 
 # Nothing heavy is imported by these modules: `lifelong --help` must not wait for torch.
@@ -64,7 +65,17 @@ def main(arguments: list[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning, unless told before torch is loaded. With another busy
     # process on the same cores that made small models ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(invoke(arguments))
+    launch = join(os.environ)
+    if launch is None or launch.size == 1:
+        sys.exit(invoke(arguments))
+    from lifelong.engines.distributed import dismiss, serve
+
+    if launch.rank > 0:
+        # The first process runs the command; this one does its share of the work.
+        sys.exit(serve())
+    code = invoke(arguments)
+    dismiss()
+    sys.exit(code)
 
 
 def invoke(arguments: list[str] | None = None) -> int:

@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from lifelong.cli.options import (
+    Address,
     AllowDrift,
     DatasetPath,
+    Engine,
     Format,
     Images,
     Quiet,
     RunFolder,
     Sets,
+    Workers,
     open_run,
     progress_for,
     say,
@@ -51,11 +54,15 @@ def feed(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset; default: from the file.")] = None,
     format: Format = None,
+    engine: Engine = None,
+    address: Address = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Feed one dataset: one timestep."""
     with progress_for(quiet) as progress:
-        status = open_run(run, progress).feed(
+        opened = open_run(run, progress).work_on(engine, address=address, workers=workers)
+        status = opened.feed(
             dataset, images=images, eval=eval, skill=skill, name=name, metric=metric, format=format
         )
     say(_one_line(status))
@@ -65,18 +72,29 @@ def run_stream(
     run: RunFolder,
     stream: Annotated[Path, typer.Argument(metavar="STREAM.yaml")],
     allow_drift: AllowDrift = False,
+    engine: Engine = None,
+    address: Address = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Feed every dataset of a stream that has not been fed yet."""
     with progress_for(quiet) as progress:
-        status = open_run(run, progress).run_stream(stream, allow_drift=allow_drift)
+        opened = open_run(run, progress).work_on(engine, address=address, workers=workers)
+        status = opened.run_stream(stream, allow_drift=allow_drift)
     say(_one_line(status))
 
 
-def resume(run: RunFolder, allow_drift: AllowDrift = False, quiet: Quiet = False) -> None:
+def resume(
+    run: RunFolder,
+    allow_drift: AllowDrift = False,
+    engine: Engine = None,
+    address: Address = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
     """Finish the timestep that was interrupted."""
     with progress_for(quiet) as progress:
-        opened = open_run(run, progress)
+        opened = open_run(run, progress).work_on(engine, address=address, workers=workers)
         finished = opened.resume(allow_drift=allow_drift)
     say(_one_line(opened.status()) if finished else "nothing to resume: every timestep is finished")
 

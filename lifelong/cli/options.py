@@ -31,6 +31,14 @@ Format = Annotated[
 DatasetPath = Annotated[
     str, typer.Argument(metavar="DATASET", help="File, folder, pattern like a-{000..003}.tar, or hub name.")
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="local, ray or accelerate: where the work runs. Default: as config.yaml says."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster: auto, or ray://host:10001. Default: a Ray of this machine.")
+]
+Workers = Annotated[int | None, typer.Option(help="Ray actors that hold the model.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the configuration.")
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lifelong.engines.base import Engine, Job, Worker
 from lifelong.engines.local import Local
+from lifelong.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong.context import ModelHolder
@@ -24,4 +25,25 @@ def open_engine(root: Path, models: ModelHolder) -> Engine:
     Raises:
         UsageError: its package is not installed, or the process was not launched as it needs.
     """
+    from lifelong.engines.launch import joined
+
+    kind, launch = models.config.engine, joined()
+    if kind == "ray":
+        from lifelong.engines.ray import RayEngine
+
+        return RayEngine(root, models)
+    if launch is not None and launch.size > 1:
+        if kind != "accelerate":
+            raise UsageError(
+                f"{launch.size} processes were launched, and the configuration says engine: {kind}; "
+                "pass --engine accelerate, or start one process without a launcher"
+            )
+        from lifelong.engines.distributed import Ranks
+
+        return Ranks(root, models, launch)
+    if kind == "accelerate" and launch is None:
+        raise UsageError(
+            "engine: accelerate shares the work of processes that a launcher starts: "
+            "torchrun --nproc-per-node N -m lifelong …, or accelerate launch -m lifelong …"
+        )
     return Local(Worker.of_run(root, models))

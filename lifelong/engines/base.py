@@ -94,8 +94,11 @@ Result = TypeVar("Result")
 class Job(Protocol[Result_co]):
     """A piece of work: all that it needs beside the model and the run's files. It travels between processes.
 
-    The same piece of work gives the same result, whoever does it and however often.
+    The same piece of work gives the same result, whoever does it and however often. Its length is the number of its
+    samples; as text it says what it is.
     """
+
+    def __len__(self) -> int: ...
 
     def run(self, worker: Worker) -> Result_co: ...
 
@@ -108,8 +111,8 @@ class Engine(Protocol):
     ) -> Iterator[tuple[Job[Result], Result]]:
         """Each piece of work with its result, as they are done, in whatever order.
 
-        jobs: taken one after the other, when there is a worker for the next. progress: told of samples that are done
-        within a piece, where that is known.
+        jobs: taken one after the other, when there is a worker for the next. progress: told how many samples more are
+        done.
         Raises: what the work raises; RunError where a worker's death cannot be made good.
         """
         ...

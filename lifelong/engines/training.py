@@ -64,6 +64,22 @@ class Post(Protocol):
         ...
 
 
+class Silence:
+    """The post of those that have nothing to tell."""
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+    def saved(self, step: int, state: Committed) -> None:
+        pass
+
+    def kept(self, number: int, step: int, adapter: Committed) -> None:
+        pass
+
+    def interrupted(self) -> bool:
+        return False
+
+
 class Desk(Post, Protocol):
     """The side of the run's process: it gives the samples, and records what it is told."""
 
@@ -87,6 +103,7 @@ def run_training(
     worker.models.altered()
     root, timestep = worker.files.root, training.timestep
     first = peers.rank == 0
+    elsewhere = post.interrupted() is not None
 
     def save(step: int, write: Callable[[Path], None]) -> None:
         def fill(folder: Path) -> None:
@@ -113,7 +130,7 @@ def run_training(
         keep,
         save=saving,
         resume=worker.files.path(training.state) if training.state else None,
-        interrupted=None if post.interrupted() is None else lambda: bool(post.interrupted()),
+        interrupted=(lambda: bool(post.interrupted())) if elsewhere else None,
         peers=peers,
     )
     adapter = commit_checkpoint(root, timestep, vlm.save_adapter) if first else Committed("", "", 0)

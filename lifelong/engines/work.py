@@ -49,6 +49,9 @@ class ShardPlace:
     kind: str
     position: int
 
+    def __str__(self) -> str:
+        return f"shard {self.position} of {self.kind} of timestep {self.timestep}"
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureBlock:
@@ -66,6 +69,12 @@ class MeasureBlock:
     rows: list[PoolRow]
     places: dict[str, MediaRow]
     full: int
+
+    def __str__(self) -> str:
+        return str(self.shard)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def run(self, worker: Worker) -> Written:
         """Raises: InputError if not one sample of a whole shard can be measured."""
@@ -100,6 +109,12 @@ class TrajectoryBlock:
     rows: list[PoolRow]
     places: dict[str, MediaRow]
 
+    def __str__(self) -> str:
+        return str(self.shard)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def run(self, worker: Worker) -> Written:
         passes: list[Pass] = [AlignmentPass(worker.model(self.adapter))]
         loader = CarriedLoader(worker.files.images(self.places))
@@ -123,6 +138,12 @@ class FeatureBlock:
     rows: list[PoolRow]
     places: dict[str, MediaRow]
 
+    def __str__(self) -> str:
+        return f"features of {len(self)} samples by the frozen {self.kind}"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def run(self, worker: Worker) -> dict[str, np.ndarray]:
         """Each signal of the producer, one row per sample."""
         loader = CarriedLoader(worker.files.images(self.places))
@@ -142,6 +163,12 @@ class EvalBlock:
     metric: str
     items: list[EvalItem]
     places: dict[str, MediaRow]
+
+    def __str__(self) -> str:
+        return f"eval samples {self.first} to {self.first + len(self) - 1} with {self.adapter}"
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def run(self, worker: Worker) -> list[Answer]:
         loader = CarriedLoader(worker.files.images(self.places))

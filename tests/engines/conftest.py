@@ -1,0 +1,129 @@
+"""A small stream of its own, the run of it that nobody disturbs, and what runs are compared by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from lifelong import Run
+from tests.conftest import picture
+from tests.runs.conftest import ROOT, children, llava  # noqa: F401
+from tests.runs.small import decisions
+
+SETTINGS: dict[str, Any] = {
+    # Dropout draws other numbers for other parts of a batch.
+    "lora": {"rank": 4, "dropout": 0.0},
+    "measure": {"batch_size": 4, "shard_size": 8},
+    # Thirteen samples in batches of five: two workers get parts of three and two, and a last batch of three.
+    "train": {"budget": "50%", "batch_size": 5, "checkpoint_steps": 1},
+    "evaluate": {"batch_size": 1, "limit": 6},
+}
+RECIPE = {"recipe": "adapt-inf", "clusters": "kmeans[k=3]"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
+# Before a process of these tests forks or starts another: nothing of Ray is left at home.
+os.environ |= {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
+
+
+def _rows(folder: Path, name: str, count: int, seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(count):
+        question = f"what is {name} {number}? {'please ' * (number % 5)}"
+        row: dict[str, Any] = {"id": f"{name}{number}"}
+        if number % 3:
+            row["image"] = f"{name}{number}.png"
+            picture(seed + number).save(folder / "images" / row["image"])
+            question = f"<image>\n{question}"
+        row["conversations"] = [
+            {"from": "human", "value": question},
+            {"from": "gpt", "value": "abcdefgh"[: 1 + number % 8]},
+        ]
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a stream of one dataset of 26 samples, with 6 questions."""
+    folder = tmp_path_factory.mktemp("dataset")
+    (folder / "images").mkdir()
+    for name, count, seed in (("train", 26, 0), ("eval", 6, 1000)):
+        (folder / f"{name}.json").write_text(json.dumps(_rows(folder, name, count, seed)))
+    entry = {"name": "one", "skill": "one", "train": "train.json", "eval": "eval.json", "images": "images"}
+    path = folder / "stream.yaml"
+    path.write_text(yaml.safe_dump({"name": "one", "datasets": [entry]}))
+    return path
+
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def make(llava: str, tmp_path_factory: pytest.TempPathFactory) -> Make:  # noqa: F811
+    """Makes a run: (engine="local", **fields of the section `cluster`)."""
+
+    def new(engine: str = "local", **cluster: Any) -> Run:
+        config = SETTINGS | {"engine": engine, "cluster": cluster}
+        return Run.create(tmp_path_factory.mktemp(engine) / "run", model=llava, recipe=RECIPE, config=config)
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def local(make: Make, dataset: Path) -> Run:
+    """The run as one process does it. For reading only."""
+    run = make()
+    run.run_stream(dataset)
+    return run
+
+
+def weights(run: Run, timestep: int = 1) -> dict[str, np.ndarray]:
+    with run.reading() as stores:
+        return load_file(stores.ledger.file(timestep, "adapter") / "adapter_model.safetensors")
+
+
+def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return float(np.sqrt(sum(np.square(a[name] - b[name]).sum() for name in a)))
+
+
+SHARED = 1e-4
+"""How far weights may be from those of one process, as a share of the way that training took them.
+
+Two parts of a batch are padded to other lengths and summed in another order, so each gradient differs in its last
+float32 digits; AdamW divides it by its own size, which carries that into weights whose gradient is near zero. One to
+two millionths are measured.
+"""
+
+
+def assert_same_but_for_rounding(run: Run, expected: Run) -> None:
+    """Decisions and order to the bit, the weights of a training that was shared to SHARED."""
+    assert decisions(run, 1) == decisions(expected, 1)
+    with run.reading() as ours, expected.reading() as theirs:
+        np.testing.assert_array_equal(ours.ledger.selection(1), theirs.ledger.selection(1))
+        assert ours.ledger.phase(1, "train").result["steps"] == 3
+    way = distance(weights(expected), weights(expected, 0))
+    assert distance(weights(run), weights(expected)) < SHARED * way
+
+
+def kill_one(title: str) -> bool:
+    """Kill a descendant of this process whose title begins so; returns whether there was one."""
+    for process in psutil.Process().children(recursive=True):
+        if " ".join(process.cmdline()).startswith(title):
+            process.kill()
+            return True
+    return False
