@@ -11,6 +11,7 @@ import sys
 import typer
 
 from lifelong.cli.choosing import check, export, methods, select
+from lifelong.cli.compare import compare
 from lifelong.cli.demo import demo
 from lifelong.cli.feeding import feed, init, resume, run_stream
 from lifelong.cli.looking import curves, digest, routes, status, why
@@ -46,6 +47,7 @@ COMMANDS = {
     "report": report,
     "check": check,
     "select": select,
+    "compare": compare,
     "export": export,
     "methods": methods,
     "digest": digest,

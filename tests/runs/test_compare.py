@@ -1,0 +1,106 @@
+"""`lifelong compare`: what it runs, what it says is noise, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lifelong import Run
+from lifelong.cli import invoke
+from lifelong.compare.cells import ordered
+from lifelong.compare.statistics import estimate
+from lifelong.stream import read_stream
+from tests.runs.small import write_stream
+
+DRAWS = 400
+
+
+def crossed(rng: np.random.Generator, effect: float, units: int = 5, items: int = 60) -> np.ndarray:
+    """Differences with noise of runs, of questions, and of their own."""
+    runs = rng.normal(0, 0.05, (units, 1))
+    questions = rng.normal(0, 0.2, (1, items))
+    return effect + runs + questions + rng.normal(0, 0.3, (units, items))
+
+
+@pytest.mark.parametrize(("effect", "least", "most"), [(0.0, 0.0, 0.10), (0.15, 0.9, 1.0)])
+def test_an_interval_leaves_zero_out_where_there_is_something_and_seldom_else(
+    effect: float, least: float, most: float
+) -> None:
+    rng = np.random.default_rng(0)
+    clear = [estimate([crossed(rng, effect), crossed(rng, effect)], rng, DRAWS).clear for _ in range(200)]
+    assert least <= np.mean(clear) <= most
+
+
+def test_skills_count_equally_however_many_questions_they_have() -> None:
+    found = estimate([np.ones((2, 10)), np.zeros((2, 1000))], np.random.default_rng(0), DRAWS)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_skills_of_unequal_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="one number is needed"):
+        estimate([np.ones((2, 3)), np.ones((1, 3))], np.random.default_rng(0))
+
+
+def test_orders_are_drawn_and_stay(stream: Path) -> None:
+    whole = read_stream(stream)
+    assert ordered(whole, 0) == whole
+    drawn = [[feed.name for feed in ordered(whole, order).datasets] for order in range(1, 6)]
+    assert drawn == [[feed.name for feed in ordered(whole, order).datasets] for order in range(1, 6)]
+    assert len({tuple(names) for names in drawn}) > 1
+    assert all(sorted(names) == sorted(feed.name for feed in whole.datasets) for names in drawn)
+
+
+def command(stream: Path, out: Path, model: str, *more: str) -> list[str]:
+    settings = ["lora.rank=4", "train.batch_size=4", "train.learning_rate=5e-4", "evaluate.limit=4"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    given = ["--recipes", "random,sequential", "--seeds", "2", "--budget", "25%", "--model", model]
+    return ["compare", str(stream), "--out", str(out), *given, *sets, "--quiet", *more]
+
+
+def test_recipes_are_compared_and_a_second_call_runs_nothing(
+    tmp_path: Path, llava: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = write_stream(tmp_path / "stream", names=("easyvqa", "tux_caption"), rows=12, evals=4)
+    out = tmp_path / "out"
+    assert invoke(command(stream, out, llava, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    lines = {line["recipe"]: line for line in told["lines"]}
+    assert lines.keys() == {"random", "sequential"}
+    assert lines["random"]["difference"] is None
+    assert [line["runs"] for line in told["lines"]] == [2, 2]
+    accuracy = {name: [] for name in lines}
+    for run in json.loads((out / "results.json").read_text())["runs"]:
+        root = out / "runs" / f"{run['recipe']}-25pc-order0-seed{run['seed']}"
+        assert run["R"] == Run.open(root).skill_matrix().to_dict()["R"]
+        accuracy[run["recipe"]].append(np.mean(run["R"][-1]))
+        assert Run.open(root).config.seed == run["seed"]
+    for name, line in lines.items():
+        assert line["accuracy"]["mean"] == pytest.approx(np.mean(accuracy[name]))
+    expected = np.mean(accuracy["sequential"]) - np.mean(accuracy["random"])
+    assert lines["sequential"]["difference"]["mean"] == pytest.approx(expected)
+    page = (out / "compare.html").read_text(encoding="utf-8")
+    assert "minus random" in page
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("timesteps/**/*"))
+    assert invoke(command(stream, out, llava)) == 0
+    assert "BUDGET 25%" in capsys.readouterr().out
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("timesteps/**/*")) == before
+
+    assert invoke(command(stream, out, llava, "--set", "train.epochs=2")) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said(
+    tmp_path: Path, stream: Path, llava: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([*command(stream, tmp_path, llava), "--recipes", "random,nosuch"]) == 2
+    assert "nosuch" in capsys.readouterr().err
+    assert invoke([*command(stream, tmp_path, llava), "--against", "el2n"]) == 2
+    assert "--against el2n is not among" in capsys.readouterr().err
+    assert invoke(command(stream, tmp_path, llava, "--read")) == 1
+    assert "random-25pc-order0-seed0: not finished" in capsys.readouterr().out
