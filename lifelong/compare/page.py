@@ -10,7 +10,7 @@ from lifelong.compare.summary import FORMULAS, Line, Summary
 from lifelong.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
-WIDTH = 320
+WIDTH = 192
 """Of a drawing, in units of its own."""
 
 
