@@ -28,7 +28,9 @@ def main() -> None:
 
     times = interleaved({"--help": lambda: run(HELP), "python": lambda: run(NOTHING)}, rounds).seconds
     for name, seconds in times.items():
-        print(f"{name:<8} median {sorted(seconds)[rounds // 2]:.3f} s, {min(seconds):.3f} to {max(seconds):.3f}")
+        print(
+            f"{name:<8} median {sorted(seconds)[rounds // 2]:.3f} s, {min(seconds):.3f} to {max(seconds):.3f}"
+        )
 
 
 if __name__ == "__main__":

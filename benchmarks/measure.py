@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -204,11 +205,16 @@ def one_batch(bench: Bench) -> Bench:
 
 
 def table(
-    bench: Bench, rows: Sequence[Row], rounds: int, tflops: float, warm_up: bool = True
+    bench: Bench,
+    rows: Sequence[Row],
+    rounds: int,
+    tflops: float,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Line]:
     """The floor, then each of the rows."""
     contestants = {"floor": partial(floor, bench)} | {row[0]: row[1] for row in rows}
-    times = interleaved(contestants, rounds, SEED, partial(finished, bench.vlm.device), warm_up)
+    times = interleaved(contestants, rounds, SEED, partial(finished, bench.vlm.device), warm_up, clock)
     for row in (("floor", contestants["floor"], None, None), *rows):
         yield line(bench, times, row, tflops)
 
@@ -408,10 +414,11 @@ def lines(given: argparse.Namespace) -> Iterator[Line]:
                 if peer.missing:
                     yield Line(bench.name, f"peer: {peer.name}", note=peer.missing)
             rows = [*ours(bench), *in_packages(packages)]
-            yield from table(bench, rows, given.rounds, given.peak_tflops)
+            clock = time.process_time if given.cpu_time else time.perf_counter
+            yield from table(bench, rows, given.rounds, given.peak_tflops, clock=clock)
             alone = one_batch(bench)
             slow = list(theirs(alone, dims))
-            yield from table(alone, slow, given.peer_rounds, given.peak_tflops, warm_up=not given.quick)
+            yield from table(alone, slow, given.peer_rounds, given.peak_tflops, not given.quick, clock)
             yield from memory(bench)
             yield from quality(bench, dims, packages, 1 if given.quick else 5)
 
@@ -427,14 +434,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of our own rows")
     parser.add_argument("--peer-rounds", type=int, default=5, help="rounds of others' rows")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as it is set")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="seconds of this process, where others are at work too"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument(
         "--peak-tflops", type=float, default=0.0, help="of the GPU, for its utilisation (MFU)"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: fewer samples and rounds"
-    )
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer samples and rounds")
     parser.add_argument("--json", action="store_true", help="one object a line")
     given = parser.parse_args()
     if given.quick:
