@@ -44,6 +44,14 @@ def server(finished: Run) -> Iterator[Server]:
         yield found
 
 
+def until(page: Page, expression: str, seconds: float = 60) -> None:
+    """Wait for an expression to be true in the page, whose policy lets no waiting script in."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"not within {seconds} s: {expression}"
+        page.wait_for_timeout(50)
+
+
 def map_of(page: Page) -> Any:
     """The map, once it is drawn, in view."""
     page.wait_for_selector("#map-chart", state="attached")
@@ -75,7 +83,7 @@ def test_a_page_that_is_served_loads_and_is_accessible(
     server: Server, open_page: OpenPage, keep_picture: Keep
 ) -> None:
     for name, options in (("desktop", {}), ("dark", {"color_scheme": "dark"})):
-        page = open_page(server.url, bypass_csp=True, **options)
+        page = open_page(server.url, **options)
         page.wait_for_selector("#average-chart .scatterlayer .point", state="attached")
         map_of(page)
         assert page.url == f"http://127.0.0.1:{server.port}/"  # the token is in no address any more
@@ -96,16 +104,16 @@ def test_pointing_at_a_mark_shows_the_sample(
     page.wait_for_selector("#map-card[data-sample]")
     sample = page.get_attribute("#map-card", "data-sample")
     assert sample in {row["sample_id"] for row in decisions(finished, 3)}
-    page.wait_for_function("document.querySelector('#map-card img').naturalWidth > 0")
+    until(page, "document.querySelector('#map-card img').naturalWidth > 0")
     with finished.reading() as stores:
         expected = [each["reason"] for each in why(stores, str(sample))["samples"][0]["decisions"]]
-    page.wait_for_function(f"document.querySelectorAll('#map-card .why dd').length === {len(expected)}")
+    until(page, f"document.querySelectorAll('#map-card .why dd').length === {len(expected)}")
     assert page.locator("#map-card .why dd").all_inner_texts() == expected
     keep_picture(page, "served-sample")
     # And without a mouse.
     page.locator("#map-chart").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"document.getElementById('map-card').dataset.sample !== '{sample}'")
+    until(page, f"document.getElementById('map-card').dataset.sample !== '{sample}'")
 
 
 def test_the_map_is_filtered_by_skill_and_coloured_by_what_was_decided(
@@ -138,13 +146,13 @@ def test_a_sample_is_found_by_its_id_with_why_it_is_what_it_is(
     page.click("#map-found button")
     with finished.reading() as stores:
         expected = [each["reason"] for each in why(stores, gone)["samples"][0]["decisions"]]
-    page.wait_for_function(f"document.querySelectorAll('#map-card .why dd').length === {len(expected)}")
+    until(page, f"document.querySelectorAll('#map-card .why dd').length === {len(expected)}")
     assert page.get_attribute("#map-card", "data-sample") == gone
     assert page.locator("#map-card .why dd").all_inner_texts() == expected
     assert "pruned" in expected[-1]
     keep_picture(page, "served-search")
     page.fill("#map-find", "no sample has this text")
-    page.wait_for_function("document.getElementById('map-found').innerText === '0 found'")
+    until(page, "document.getElementById('map-found').innerText === '0 found'")
 
 
 def test_the_page_grows_while_a_dataset_is_fed(
@@ -165,19 +173,19 @@ def test_the_page_grows_while_a_dataset_is_fed(
         pid = children.start(
             "feed", copied.root, more["train"], *options, at=(4, "train", "before"), do="hold"
         )
-        page.wait_for_function("document.getElementById('lead').innerText.includes('is under way: train.')")
+        until(page, "document.getElementById('lead').innerText.includes('is under way: train.')")
         assert page.locator("#now-phases [data-state=done]").count() == 5
         assert page.inner_text("#now-phases [data-state=current]") == "train"
         page.evaluate("scrollTo(0, 0)")
         keep_picture(page, "served-under-way")
         (copied.root / "held").unlink()
-        page.wait_for_function(
-            "document.getElementById('lead').innerText.startsWith('4 timesteps are finished; nothing')"
+        until(
+            page, "document.getElementById('lead').innerText.startsWith('4 timesteps are finished; nothing')"
         )
-        page.wait_for_function(f"document.querySelectorAll('#matrix thead th').length === {columns + 1}")
+        until(page, f"document.querySelectorAll('#matrix thead th').length === {columns + 1}")
         assert children.wait(pid).code == 0
         assert page.locator("#skill-charts .titled").count() == skills + 1
-        page.wait_for_function("document.querySelectorAll('#map-timestep option').length === 4")
+        until(page, "document.querySelectorAll('#map-timestep option').length === 4")
         assert page.input_value("#map-find") == "shape"
         assert page.get_attribute("#run details", "open") is not None
         assert page.evaluate("window.sameDocument")
@@ -191,7 +199,7 @@ def test_a_server_that_has_gone_is_told_of(finished: Run, chromium: Any) -> None
         page = chromium.new_page()
         page.goto(server.url)
         server.end()
-        page.wait_for_function("document.getElementById('now-lost').innerText.includes('does not answer')")
+        until(page, "document.getElementById('now-lost').innerText.includes('does not answer')")
         page.close()
 
 
@@ -208,11 +216,11 @@ def test_the_report_as_a_file_on_a_phone_and_on_paper(
     mark = page.evaluate(APART)
     page.touchscreen.tap(mark["x"], mark["y"])
     page.wait_for_selector("#map-card[data-sample] img")
-    page.wait_for_function("document.querySelector('#map-card img').naturalWidth > 0")
+    until(page, "document.querySelector('#map-card img').naturalWidth > 0")
     assert page.locator("#map-card .why dd").count() >= 1
     sample = str(page.get_attribute("#map-card", "data-sample"))
     page.fill("#map-find", sample[:12])
-    page.wait_for_function("document.querySelectorAll('#map-found button').length === 1")
+    until(page, "document.querySelectorAll('#map-found button').length === 1")
     keep_picture(page, "file-phone", full_page=True)
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()

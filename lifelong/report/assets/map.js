@@ -53,7 +53,7 @@ function map() {
           marker: { color: colour(g), symbol: SYMBOLS[(g + Math.floor(g / LIGHT.length)) % SYMBOLS.length], size: rows.length > 400 ? 6 : 8, opacity: 0.8, line: { width: 0.5, color: ink().surface } },
         };
       }),
-      layout: { showlegend: true, xaxis: axis, yaxis: { ...axis, scaleanchor: "x" }, hovermode: "closest", dragmode: "pan", margin: { l: 8, r: 8, t: 34, b: 8 }, uirevision: `${here.timestep}` },
+      layout: { showlegend: true, xaxis: axis, yaxis: axis, hovermode: "closest", dragmode: "pan", margin: { l: 8, r: 8, t: 34, b: 8 }, uirevision: `${here.timestep}` },
     };
   }
   figure.options = { scrollZoom: false, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
