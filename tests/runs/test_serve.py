@@ -28,7 +28,7 @@ ROUTES = (
     "/api/status",
     "/api/curves",
     "/api/samples?find=a",
-    "/api/why?sample=0",
+    "/api/why?sample=nobody",
     "/nowhere",
 )
 
@@ -194,6 +194,7 @@ def test_it_follows_a_run_that_another_process_writes(
 
 def test_ctrl_c_ends_it_well_even_while_somebody_looks(finished: Run) -> None:
     with serving(finished.root) as server, socket.create_connection(("127.0.0.1", server.port)) as looking:
+        assert server.ask("/api/status").status == 200
         looking.sendall(b"GET / HTTP/1.1\r\n")
         code, said = server.end()
         assert code == 0
