@@ -191,7 +191,8 @@ def test_the_page_grows_while_a_dataset_is_fed(
         assert page.evaluate("window.sameDocument")
         assert page.locator("#now").is_hidden()
         map_of(page)
-        keep_picture(page, "served-grown", full_page=True)
+        page.locator("#gained").scroll_into_view_if_needed()
+        keep_picture(page, "served-grown")
 
 
 def test_a_server_that_has_gone_is_told_of(finished: Run, chromium: Any) -> None:
@@ -221,7 +222,7 @@ def test_the_report_as_a_file_on_a_phone_and_on_paper(
     sample = str(page.get_attribute("#map-card", "data-sample"))
     page.fill("#map-find", sample[:12])
     until(page, "document.querySelectorAll('#map-found button').length === 1")
-    keep_picture(page, "file-phone", full_page=True)
+    keep_picture(page, "file-phone")
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
     page.pdf(path=tmp_path / "report.pdf")
