@@ -107,7 +107,8 @@ def in_short(curves: Curves) -> str:
     average = curves.average_accuracy[-1] if len(curves.R) else np.nan
     if not len(seen) or np.isnan(average):
         return ""
-    now = f"The data of {_skills(len(seen))} has arrived; the model now scores {percent(average)} % on them on average"
+    them = "it" if len(seen) == 1 else "average over them"
+    now = f"Taught so far: {_skills(len(seen))}. The model scores {percent(average)} % on {them}"
     untrained = curves.R[0, seen]
     now += "." if np.isnan(untrained).any() else f", from {percent(untrained.mean())} % before any training."
     earlier = [s for s in seen if curves.introduced[s] < len(curves.R) - 1]

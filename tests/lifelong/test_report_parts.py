@@ -55,7 +55,7 @@ def test_headlines_are_over_the_skills_that_arrived() -> None:
 def test_what_happened_in_short() -> None:
     told = in_short(rising())
     assert told.startswith(
-        "The data of 2 skills has arrived; the model now scores 75.0 % on them on average, from 10.0 %"
+        "Taught so far: 2 skills. The model scores 75.0 % on average over them, from 10.0 %"
     )
     assert told.endswith("it has forgotten most on a: 20.0 points below the best score it had there.")
     assert "forgotten nothing" in in_short(curves_of(np.array([[0.0], [0.5], [0.6]]), a=1))
