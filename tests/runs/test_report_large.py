@@ -104,6 +104,8 @@ def decide(stores: Stores, timestep: int, rng: np.random.Generator) -> None:
         arrays = {"ordinal": ordinal, "gradient": rng.normal(size=(SHARD, 16)).astype(np.float16)}
         shard = write_shard(stores.root, timestep, "signals", position, arrays)
         stores.ledger.shard_commit(timestep, "signals", position, shard, SHARD)
+    measured = {"measured": SAMPLES, "quarantined": 0, "carried": 0}
+    stores.ledger.commit(timestep, "measure", seed=0, result=measured, seconds=1.0)
     choice = {str(cluster): "el2n" for cluster in range(CLUSTERS)}
     values = {cluster: {"el2n": 3.0, "perplexity": 2.0, "grounding": None} for cluster in choice}
     routed = {
