@@ -106,7 +106,7 @@ def verdict(row: dict[str, Any]) -> str:
     if step == "recall":
         bars.append((f"recall ≥ {RECALL_BAR}", row["recall"] >= RECALL_BAR))
     judged = row.get("exponent") is not None and not step.startswith(("released", "lifelong"))
-    if judged and seconds >= MEASURABLE_S:
+    if judged and (seconds is None or seconds >= MEASURABLE_S):
         bars.append((f"exponent ≤ {EXPONENT_BAR}", row["exponent"] <= EXPONENT_BAR))
     return ", ".join(f"{bar} {'met' if met else 'MISSED'}" for bar, met in bars)
 
