@@ -52,7 +52,10 @@ def as_run_errors(root: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One arrival: the dataset of a timestep and how it is tested. Paths are absolute."""
+    """One arrival: the dataset of a timestep and how it is tested. Paths are absolute.
+
+    licence, origin: what the stream says of it, for cards.
+    """
 
     name: str
     train: str
@@ -61,6 +64,8 @@ class Feed:
     format: str | None = None
     eval: str | None = None
     metric: str | None = None
+    licence: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from stores.ledger import PHASES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lifelong.card import What
     from lifelong.curves import Curves
     from lifelong.repair import Repaired
     from stores.fsck import Problem
@@ -76,8 +77,12 @@ class Handle:
 
     def skill_matrix(self) -> Curves:
         """The skill matrix with everything derived from it as arrays, tables and text."""
+        from lifelong.curves import Curves, Evaluation
+
         with self.reading() as stores:
-            return curves_of(stores)
+            rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
+            introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
+        return Curves.from_rows(rows, introduced)
 
     def frame(self) -> pd.DataFrame:
         """The curves as a long table: a row per timestep and skill, a column per figure."""
@@ -133,10 +138,13 @@ class Handle:
         write_report(self, target, also)
         return target
 
-    def export(self, out: str | Path, format: str = "llava", timestep: int | None = None) -> int:
+    def export(
+        self, out: str | Path, format: str = "llava", timestep: int | None = None, *, card: bool = False
+    ) -> int:
         """Write a timestep's selection, or with None the live pool, for another trainer; returns the samples written.
 
-        format: a key of `lifelong.export.FORMATS`.
+        format: one of `lifelong.export.FORMATS`. card: write a dataset card, README.md, in the folder of `out`, or in
+        `out` where that is a folder.
 
         Raises:
             InputError: there is nothing to export, its images are gone since `gc`, or the format is unknown.
@@ -144,7 +152,47 @@ class Handle:
         from lifelong.export import export
 
         with self.reading() as stores:
-            return export(stores, Path(out), format, timestep)
+            count = export(stores, Path(out), format, timestep)
+        if card:
+            folder = Path(out) if Path(out).is_dir() else Path(out).parent
+            (folder / "README.md").write_text(self.card("data", timestep), encoding="utf-8")
+        return count
+
+    def card(self, what: What = "model", timestep: int | None = None) -> str:
+        """A card for the Hub: README text with sources, licences where known, recipe, budgets, curves, versions.
+
+        what: `model`, of the adapter after `timestep` (default: the last one); `data`, of the selection of `timestep`,
+        or with None of the live pool.
+        """
+        from lifelong.card import card
+
+        with self.reading() as stores:
+            return card(stores, self.skill_matrix(), self.config, what, timestep, self.root.resolve().name)
+
+    def merge(self, out: str | Path, timestep: int | None = None) -> int:
+        """Write base model + adapter as one model with its processor to a new folder; returns the timestep.
+
+        timestep: default the last one that was trained.
+
+        Raises:
+            InputError: there is no such adapter, `out` exists, or the base model cannot be loaded.
+        """
+        from lifelong.merge import merge
+
+        with self.reading() as stores:
+            return merge(stores, self.config.model, Path(out), timestep)
+
+    def push(
+        self, repo: str, what: What = "model", *, timestep: int | None = None, private: bool = False
+    ) -> str:
+        """Upload an adapter, or a selection, with its card to the Hub; returns its address. See `lifelong.hub.push`.
+
+        Raises:
+            InputError: there is nothing to push, or the hub refuses it.
+        """
+        from lifelong.hub import push
+
+        return push(self, repo, what, timestep=timestep, private=private)
 
     def digest(self) -> str:
         """One hash over decisions, metrics, selected order and adapter weights: equal for equal runs."""
@@ -210,12 +258,3 @@ class Handle:
             f"timestep {status['timestep']}, {stands}; {status['bytes'] / 1e6:.1f} MB\n"
             f"pool: {pool}"
         )
-
-
-def curves_of(stores: Stores) -> Curves:
-    """The skill matrix of an opened run."""
-    from lifelong.curves import Curves, Evaluation
-
-    rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
-    introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
-    return Curves.from_rows(rows, introduced)

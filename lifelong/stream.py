@@ -13,7 +13,7 @@ from lifelong.errors import InputError
 
 FIELDS = ("name", "skill", "format", "train", "images", "eval", "metric")
 NOTES = ("licence", "license", "origin", "source")
-"""Fields that describe a dataset to a reader and do nothing."""
+"""Fields that describe a dataset to a reader; cards repeat them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def _feed(path: Path, number: int, entry: Any) -> Feed:
         format=entry.get("format"),
         eval=located(entry["eval"], folder) if entry.get("eval") else None,
         metric=entry.get("metric"),
+        licence=entry.get("licence") or entry.get("license"),
+        origin=entry.get("origin") or entry.get("source"),
     )
 
 

@@ -14,13 +14,13 @@ from lifelong.cli.choosing import check, export, methods, select
 from lifelong.cli.compare import compare
 from lifelong.cli.demo import demo
 from lifelong.cli.feeding import feed, init, resume, run_stream
+from lifelong.cli.hub import card, merge, push
 from lifelong.cli.looking import curves, digest, routes, status, why
 from lifelong.cli.mmssr import app as mmssr_app
 from lifelong.cli.ofa import app as ofa_app
 from lifelong.cli.options import say
 from lifelong.cli.recipe import app as recipe_app
 from lifelong.cli.report import report
-from lifelong.cli.serve import serve
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.engines.launch import join
 from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
@@ -46,11 +46,13 @@ COMMANDS = {
     "routes": routes,
     "why": why,
     "report": report,
-    "serve": serve,
     "check": check,
     "select": select,
     "compare": compare,
     "export": export,
+    "card": card,
+    "merge": merge,
+    "push": push,
     "methods": methods,
     "digest": digest,
     "fsck": fsck,

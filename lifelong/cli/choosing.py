@@ -87,15 +87,16 @@ def select(
 
 def export(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="llava, sharegpt, jsonl or parquet.")] = "llava",
+    out: Annotated[Path, typer.Option(help="File to write; of webdataset, a folder of shards.")],
+    format: Annotated[
+        str, typer.Option(help="llava, sharegpt, jsonl, parquet, trl or webdataset.")
+    ] = "llava",
     timestep: Annotated[int | None, typer.Option(help="Export this timestep's selection.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write a dataset card, README.md, beside it.")] = False,
 ) -> None:
     """Write a timestep's selection, or the live pool, for another trainer."""
-    from lifelong.export import export as write
-
-    with open_run(run).reading() as stores:
-        count = write(stores, out, format, timestep)
+    opened = open_run(run)
+    count = opened.export(out, format, timestep, card=card)
     say(f"wrote {count} samples to {out}")
 
 

@@ -50,20 +50,31 @@ def feed(
         str | None, typer.Option(help="Skill that the eval set tests; default: the name.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="exact_match, choice, anls, iou50, rouge_l; default exact_match.")
+        str | None,
+        typer.Option(help="exact_match, choice, anls, iou50, rouge_l, lmms_eval:TASK; default exact_match."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset; default: from the file.")] = None,
     format: Format = None,
     engine: Engine = None,
     address: Address = None,
     workers: Workers = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the dataset, for cards.")] = None,
+    origin: Annotated[str | None, typer.Option(help="Where the dataset comes from, for cards.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Feed one dataset: one timestep."""
     with progress_for(quiet) as progress:
         opened = open_run(run, progress).work_on(engine, address=address, workers=workers)
         status = opened.feed(
-            dataset, images=images, eval=eval, skill=skill, name=name, metric=metric, format=format
+            dataset,
+            images=images,
+            eval=eval,
+            skill=skill,
+            name=name,
+            metric=metric,
+            format=format,
+            licence=licence,
+            origin=origin,
         )
     say(_one_line(status))
 

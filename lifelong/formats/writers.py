@@ -6,24 +6,25 @@ import io
 import itertools
 import json
 import os
-import secrets
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.formats import jsonl, llava, parquet, sharegpt
+from lifelong.formats import jsonl, llava, parquet, sharegpt, trl
 from lifelong.formats.faults import DatasetError
+from lifelong.formats.shardwriter import members, write_shards
+from lifelong.formats.staging import staged_folder, write_file
 from lifelong.samples import Image, Sample
-from stores.commit import fsync_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
 BATCH_ROWS = 256
 _JSON_EXPORTS = {"llava": llava, "sharegpt": sharegpt, "jsonl": jsonl}
+_PARQUET_EXPORTS = {"parquet": parquet, "trl": trl}
+SAMPLE_FORMATS = (*_JSON_EXPORTS, *_PARQUET_EXPORTS, "webdataset")
 
 
 def write_rows(
@@ -38,13 +39,13 @@ def write_rows(
     """
     raw = _Counted(record for record, _ in rows)
     if format in ("llava", "sharegpt"):
-        _write_file(out, lambda path: _write_list(raw, path))
+        write_file(out, lambda path: _write_list(raw, path))
     elif format == "jsonl":
-        _write_file(out, lambda path: _write_lines(raw, path))
+        write_file(out, lambda path: _write_lines(raw, path))
     elif format == "parquet":
-        _write_file(out, lambda path: _write_parquet(raw, path, _columns_of(like)))
+        write_file(out, lambda path: _write_parquet(raw, path, _columns_of(like)))
     elif format == "webdataset":
-        _write_file(out, lambda path: _write_tar(raw, path))
+        write_file(out, lambda path: _write_tar(raw, path))
     elif format == "huggingface":
         _write_saved_dataset(raw, out, _columns_of(like))
     else:
@@ -53,19 +54,28 @@ def write_rows(
 
 
 def write_samples(samples: Iterable[Sample], out: Path, format: str, media_dir: Path | None = None) -> int:
-    """Write samples as llava, sharegpt, jsonl or parquet; return how many.
+    """Write samples in one of SAMPLE_FORMATS; return how many.
 
-    Parquet holds the images' bytes. For the others they are written to `media_dir` (default: `images/` beside
+    parquet and trl hold the images' bytes; webdataset writes a folder `out` of shards, or one shard if the name ends
+    with .tar. For the others they are written to `media_dir` (default: `images/` beside
     `out`) as files named by their SHA-256, and rows name them relative to `out` where `media_dir` lies under
     it, otherwise relative to `media_dir`. Reading the result gives the same sample_ids.
     Raises: DatasetError if the format is unknown; ValueError or OSError if an image cannot be read any more.
     """
-    if format == "parquet":
-        rows = _Counted(parquet.export_row(sample) for sample in samples)
-        _write_file(out, lambda path: _write_parquet(rows, path, parquet.export_schema()))
+    if format in _PARQUET_EXPORTS:
+        kind = _PARQUET_EXPORTS[format]
+        rows = _Counted(kind.export_row(sample) for sample in samples)
+        write_file(out, lambda path: _write_parquet(rows, path, kind.export_schema()))
         return rows.count
+    if format == "webdataset":
+        if out.suffix == ".tar":
+            groups = _Counted(members(sample) for sample in samples)
+            write_file(out, lambda path: _write_tar(groups, path))
+            return groups.count
+        with staged_folder(out) as folder:
+            return write_shards(samples, folder)
     if format not in _JSON_EXPORTS:
-        raise _unknown(format, "llava, sharegpt, jsonl, parquet")
+        raise _unknown(format, ", ".join(SAMPLE_FORMATS))
     media = media_dir if media_dir is not None else out.parent / "images"
     inside = os.path.relpath(media, out.parent)
     prefix = "" if inside.startswith("..") or inside == "." else f"{Path(inside).as_posix()}/"
@@ -74,7 +84,7 @@ def write_samples(samples: Iterable[Sample], out: Path, format: str, media_dir: 
         export_row(sample, [prefix + _put(image, media) for image in sample.images]) for sample in samples
     )
     write = _write_lines if format == "jsonl" else _write_list
-    _write_file(out, lambda path: write(rows, path))
+    write_file(out, lambda path: write(rows, path))
     return rows.count
 
 
@@ -96,32 +106,8 @@ def _put(image: Image, media: Path) -> str:
     name = image.sha256 + image.suffix
     if not (media / name).exists():
         data = image.read()
-        _write_file(media / name, lambda path: path.write_bytes(data))
+        write_file(media / name, lambda path: path.write_bytes(data))
     return name
-
-
-def _write_file(out: Path, write: Callable[[Path], Any]) -> None:
-    with _staged(out) as path:
-        write(path)
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A temporary path beside `out` that takes its place at the end, or is removed if anything goes wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.parent / f".{out.name}.part-{secrets.token_hex(8)}"
-    try:
-        yield path
-        os.replace(path, out)
-        fsync_folder(out.parent)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _write_list(rows: Iterable[Any], path: Path) -> None:
@@ -183,18 +169,11 @@ def _write_saved_dataset(rows: Iterable[dict[str, Any]], out: Path, schema: pyar
     """Go through Parquet on disk, so that memory does not grow with the rows."""
     import datasets
 
-    if out.exists():
-        raise DatasetError(f"{out} exists; name a folder that does not")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.part-", dir=out.parent) as name:
+    with staged_folder(out) as folder, tempfile.TemporaryDirectory(dir=out.parent) as name:
         work = Path(name)
         _write_parquet(rows, work / "rows.parquet", schema)
         table = datasets.Dataset.from_parquet(str(work / "rows.parquet"), cache_dir=str(work / "cache"))
-        table.save_to_disk(str(work / "saved"))
-        for path in (work / "saved").iterdir():
-            _fsync(path)
-        os.replace(work / "saved", out)
-        fsync_folder(out.parent)
+        table.save_to_disk(str(folder))
 
 
 def _unknown(format: str, known: str) -> DatasetError:

@@ -121,7 +121,8 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
     from peft import get_peft_model
 
     with quiet():
-        base, processor = _load_base(config)
+        base, processor = load_base(config)
+    base.config.use_cache = False
     decoder_name, layers = _decoder(base)
     targets = _targets(base, decoder_name, lora.targets)
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -168,7 +169,12 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load_base(config: ModelConfig) -> tuple[Any, Any]:
+def load_base(config: ModelConfig) -> tuple[Any, Any]:
+    """The model of `config` as it was released, on the CPU, and its processor.
+
+    Raises:
+        InputError: there is no such model, or it is not one that takes images and text.
+    """
     from transformers import AutoModelForImageTextToText
 
     import lifelong.models.tower  # noqa: F401  (registers the tower of the small demo model)
@@ -185,7 +191,6 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
         raise InputError(
             f"model {config.path!r} cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}"
         ) from error
-    model.config.use_cache = False
     return model, processor
 
 

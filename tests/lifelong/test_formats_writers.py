@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from lifelong.formats import Dataset, DatasetError, open_dataset, write_rows, write_samples
+from lifelong.formats.shardwriter import write_shards
+from lifelong.formats.writers import SAMPLE_FORMATS
 from lifelong.samples import Row, Sample
 from tests.streams import stream_path
 
@@ -65,19 +68,20 @@ def test_a_selection_of_a_saved_dataset_is_a_saved_dataset(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("source", REAL)
-@pytest.mark.parametrize("format", ["llava", "sharegpt", "jsonl", "parquet"])
+@pytest.mark.parametrize("format", SAMPLE_FORMATS)
 def test_exported_samples_read_back_as_the_same(source: str, format: str, tmp_path: Path) -> None:
     rows = list(open_real(source).rows())[:20]
-    out = tmp_path / (
-        "out.parquet" if format == "parquet" else f"out.{'jsonl' if format == 'jsonl' else 'json'}"
+    out = tmp_path / {"parquet": "out.parquet", "trl": "trl.parquet", "webdataset": "out"}.get(
+        format, "out.json"
     )
     assert write_samples((row.sample for row in rows), out, format) == 20
-    again = list(open_dataset(out, format=format).rows())
+    again = list(open_dataset(out, format={"trl": "parquet"}.get(format, format)).rows())
     assert ids(again) == ids(rows)
     for before, after in zip(rows, again, strict=True):
         assert after.sample.messages == before.sample.messages
         assert [i.read() for i in after.sample.images] == [i.read() for i in before.sample.images]
-        assert after.raw.get("source_id") == before.source_id
+        if format not in ("trl", "webdataset"):
+            assert after.raw.get("source_id") == before.source_id
 
 
 def test_images_are_named_by_their_hash_wherever_they_go(tmp_path: Path) -> None:
@@ -98,6 +102,43 @@ def test_exported_parquet_decodes_in_datasets(tmp_path: Path) -> None:
     table = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
     assert table[0]["images"][0].size == (100, 100)
     assert table[0]["messages"][1]["role"] == "assistant"
+
+
+def test_trl_takes_its_format_as_it_is(tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    """SFTTrainer's own collator: each picture stands where its part stood, and no tag is left in the text."""
+    trainer = pytest.importorskip("trl.trainer.sft_trainer", reason="trl is not installed")
+    from lifelong.models.processors import load_processor
+
+    rows = list(open_real("parquet").rows())[:3]  # two pictures each
+    write_samples([row.sample for row in rows], tmp_path / "out.parquet", "trl")
+    table = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"), split="train"
+    )
+    assert table.column_names == ["id", "messages", "images"]
+    processor = load_processor(str(model_folders["qwen2_5_vl"]))
+    batch = trainer.DataCollatorForVisionLanguageModeling(processor)([table[0], table[1]])
+    assert len(batch["image_grid_thw"]) == sum(len(row.sample.images) for row in rows[:2])
+    for row, tokens in zip(rows, batch["input_ids"], strict=False):
+        shown = processor.apply_chat_template(row.sample.messages, tokenize=False)
+        read = re.sub(r"(<\|image_pad\|>)+", "<|image_pad|>", processor.tokenizer.decode(tokens))
+        assert read.replace("<|endoftext|>", "").rstrip() == shown.rstrip()
+        assert shown.count("<|image_pad|>") == len(row.sample.images) > 1
+
+
+@pytest.mark.parametrize("format", ["llava", "parquet"])
+def test_shards_are_as_webdataset_reads_them(format: str, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    samples = [row.sample for row in list(open_real(format).rows())[:10]]
+    assert write_shards(samples, tmp_path, most=1_500) == 10
+    shards = sorted(tmp_path.iterdir())
+    assert len(shards) > 2
+    assert shards[0].name == "train-000000.tar"
+    read = list(webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False).decode("pil"))
+    assert [each["__key__"] for each in read] == [sample.sample_id for sample in samples]
+    for sample, each in zip(samples, read, strict=True):
+        pictures = [each[name.partition(".")[2]] for name in each["json"]["images"]]
+        assert [picture.size for picture in pictures] == [(i.width, i.height) for i in sample.images]
+    assert ids(list(open_dataset(tmp_path).rows())) == [sample.sample_id for sample in samples]
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

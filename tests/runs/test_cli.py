@@ -14,12 +14,13 @@ import yaml
 from lifelong import Run
 from lifelong.cli import app, invoke
 from lifelong.config import RunConfig, read_config
+from lifelong.export import FORMATS
 from lifelong.formats import open_dataset
 from tests.runs.small import NAMES, decisions, decisions_path, entry
 from tests.streams import stream_path
 
 COMMANDS = typer.main.get_command(app).commands
-FORMATS = ("llava", "sharegpt", "jsonl", "parquet")
+OUT = {"parquet": "out.parquet", "trl": "trl.parquet", "webdataset": "shards"}
 Captured = pytest.CaptureFixture[str]
 
 
@@ -216,20 +217,43 @@ def test_feed_tells_where_the_run_stands(copied: Run, capsys: Captured) -> None:
 
 @pytest.mark.parametrize("timestep", [None, 2])
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_exported_reads_back(
+def test_what_is_exported_is_accepted(
     format: str, timestep: int | None, finished: Run, tmp_path: Path, capsys: Captured
 ) -> None:
-    out = tmp_path / f"out.{'parquet' if format == 'parquet' else 'json'}"
+    out = tmp_path / OUT.get(format, "out.json")
     which = [] if timestep is None else ["--timestep", timestep]
     output(capsys, "export", finished.root, "--out", out, "--format", format, *which)
     with finished.reading() as stores:
         ordinals = stores.pool.arrays()["ordinal"] if timestep is None else stores.ledger.selection(timestep)
         expected = [row.sample_id for row in stores.pool.rows(ordinals)]
     dataset = open_dataset(out)
-    assert dataset.format == format
+    assert dataset.format == {"trl": "parquet"}.get(format, format)
+    output(capsys, "check", out)
     rows = list(dataset.rows())
     assert [row.outcome for row in rows] == ["accepted"] * len(rows)
     assert [row.sample.sample_id for row in rows] == expected
+
+
+def test_llama_factory_finds_every_export_of_a_folder(
+    finished: Run, tmp_path: Path, capsys: Captured
+) -> None:
+    info = tmp_path / "dataset_info.json"
+    info.write_text(json.dumps({"theirs": {"file_name": "theirs.json"}}))
+    for name in ("pool", "pool", "again"):
+        output(capsys, "export", finished.root, "--out", tmp_path / f"{name}.json", "--format", "sharegpt")
+    known = json.loads(info.read_text())
+    assert list(known) == ["theirs", "pool", "again"]
+    entry = known["pool"]
+    row = json.loads((tmp_path / entry["file_name"]).read_text())[0]
+    turns, tags = row[entry["columns"]["messages"]], entry["tags"]
+    assert {turn[tags["role_tag"]] for turn in turns} <= {tags["user_tag"], tags["assistant_tag"]}
+    assert sum(turn[tags["content_tag"]].count("<image>") for turn in turns) == len(row["images"])
+    assert all((tmp_path / name).is_file() for name in row[entry["columns"]["images"]])
+    info.write_text("[]")
+    words = complaint(
+        capsys, "export", finished.root, "--out", tmp_path / "pool.json", "--format", "sharegpt", code=1
+    )
+    assert "is not a JSON object by dataset names" in words
 
 
 def samples(run: Run, timestep: int, **wanted: Any) -> list[dict[str, Any]]:
