@@ -160,6 +160,25 @@ class EvaluateConfig(_Section):
     """At most this many samples of each skill's eval set, the first ones. 0: all."""
 
 
+class LmmsEvalConfig(_Section):
+    """How `metric: lmms_eval:TASK` is measured; read anew for every test, so that it may be mended at any time."""
+
+    command: str = "lmms-eval"
+    """The command; with its path where it lives in an environment of its own."""
+    model: str = "huggingface"
+    """Its model class (`--model`), such as llava_hf or qwen2_5_vl; it is given the merged model as `pretrained`."""
+    model_args: str = ""
+    """Further `--model_args`, such as device_map=cuda."""
+    batch_size: int = Field(1, ge=1)
+    """Samples a batch."""
+    arguments: str = ""
+    """Further arguments of the command, such as --apply_chat_template."""
+    metric: dict[str, str] = {}
+    """Which metric of a task counts, for example {ai2d: exact_match}; the first it reports where none is named."""
+    full_marks: dict[str, float] = {}
+    """Full marks of a task whose score is not in [0, 1], for example {mme: 2000}."""
+
+
 class EncoderConfig(_Section):
     """The frozen encoder behind `vectors encoded` and the OFA expert."""
 
@@ -201,6 +220,16 @@ class ClusterConfig(_Section):
     """URL (file, s3, gs) through which files reach workers and come back. Empty: all reach the run folder's path."""
 
 
+def _names(value: Any) -> Any:
+    names = (value,) if isinstance(value, str) else tuple(value or ())
+    return tuple(name for name in names if name != "none")
+
+
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...], BeforeValidator(_names)
+]
+
+
 class RunConfig(_Section):
     """Everything that decides what a run does."""
 
@@ -211,6 +240,8 @@ class RunConfig(_Section):
     engine: Literal["local", "ray", "accelerate"] = "local"
     """Where the work runs: local, in this process; ray, on a cluster; accelerate, in the processes of a launcher."""
     cluster: ClusterConfig = ClusterConfig()
+    report_to: Trackers = ()
+    """Trackers that show the run: tensorboard, mlflow, wandb, trackio, or a list of them. none: no tracker."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     pool: PoolConfig = PoolConfig()
@@ -218,6 +249,7 @@ class RunConfig(_Section):
     measure: MeasureConfig = MeasureConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    lmms_eval: LmmsEvalConfig = LmmsEvalConfig()
     encoder: EncoderConfig = EncoderConfig()
     rater: RaterConfig = RaterConfig()
     experts: dict[str, dict[str, int | float | bool | str]] = {}

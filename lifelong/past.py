@@ -8,6 +8,7 @@ import numpy as np
 
 from lifelong.context import Context, Feed, ModelHolder, Stores
 from lifelong.errors import RunError
+from lifelong.evaluate.lmms import is_external
 from lifelong.loader import ConversationLoader
 from lifelong.progress import Progress
 from lifelong.upkeep import config_of
@@ -37,7 +38,9 @@ def past(
     if fed is None:
         raise RunError(f"timestep {timestep} of {stores.root} has taken no dataset yet")
     # Row 0 is tested in the first timestep, and its files are those of timestep 0.
-    return Context(seen, models.config, max(timestep, 1), Feed(**fed.result["feed"]), models, progress)
+    # Trackers have been told of it then.
+    config = models.config.model_copy(update={"report_to": ()})
+    return Context(seen, config, max(timestep, 1), Feed(**fed.result["feed"]), models, progress)
 
 
 def models_of(stores: Stores, timestep: int) -> ModelHolder:
@@ -122,14 +125,16 @@ class _LedgerThen(Ledger):
 
 
 class _EvalsThen(Evals):
-    """Only the skills that a phase tested."""
+    """Only the skills that a phase tested here: of those that an external evaluator tests no file is kept."""
 
     def __init__(self, now: Evals, tested: set[tuple[int, str]]) -> None:
         super().__init__(now.db)
         self._names = {skill for _, skill in tested}
 
     def skills(self) -> list[Skill]:
-        return [skill for skill in super().skills() if skill.name in self._names]
+        return [
+            skill for skill in super().skills() if skill.name in self._names and not is_external(skill.metric)
+        ]
 
 
 def different(holds: str) -> str:

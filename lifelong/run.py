@@ -17,10 +17,11 @@ from lifelong.errors import InputError, RunError, TrainingError, UsageError
 from lifelong.handle import CONFIG, Handle
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
-from lifelong.progress import Noting, Progress, as_asked
+from lifelong.progress import Progress, as_asked
 from lifelong.recipes import read_recipe
 from lifelong.signals import MEASURED
 from lifelong.stream import Stream, read_stream
+from lifelong.trackers import bring_in_line, require
 from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
 from stores.commit import commit_bytes, make_folder, publish, sweep
 from stores.database import open_database, transaction
@@ -49,7 +50,6 @@ class Run(Handle):
         super().__init__(root, as_asked(progress))
         self.callbacks = Callbacks(self, callbacks)
         self._models: ModelHolder | None = None
-        self._lock = RunLock(root)
         self._engine: Engine | None = None
         self._where: dict[str, Any] = {}
 
@@ -132,8 +132,12 @@ class Run(Handle):
         name: str | None = None,
         metric: str | None = None,
         format: str | None = None,
+        licence: str | None = None,
+        origin: str | None = None,
     ) -> dict[str, Any]:
         """One timestep: the dataset joins, is measured, selected from, trained on, tested; returns the status.
+
+        licence, origin: of the dataset, for the cards of what is exported.
 
         Raises:
             InputError: the dataset cannot be read, or holds nothing new; the run is as it was.
@@ -148,6 +152,8 @@ class Run(Handle):
             format=format,
             eval=_absolute(eval),
             metric=metric,
+            licence=licence,
+            origin=origin,
         )
         with self._writing() as stores:
             from lifelong.phases.ingest import refuse_repeated
@@ -180,7 +186,7 @@ class Run(Handle):
         return self.status()
 
     def resume(self, *, allow_drift: bool = False) -> bool:
-        """Finish the timestep that was interrupted; False if there was none.
+        """Finish the timestep that was interrupted, and bring trackers in line; False if there was none to finish.
 
         allow_drift: go on although the model's files, or a library that computes, are not those that the timestep
         began with; its results are then not those that it would have had.
@@ -189,7 +195,10 @@ class Run(Handle):
             RunError: they are not, and it is not allowed.
         """
         with self._writing() as stores:
-            return self._finish(stores, allow_drift)
+            if self._finish(stores, allow_drift):
+                return True
+            bring_in_line(stores, self.config.report_to, self.progress.say)
+            return False
 
     def gc(self, *, dry_run: bool = False) -> list[Freed]:
         """Remove what nothing needs, and what the configuration's section `keep` lets go; returns what.
@@ -214,6 +223,7 @@ class Run(Handle):
         try:
             self.callbacks.call("on_timestep_begin", context.timestep, context.feed)
             run_timestep(context)
+            bring_in_line(stores, context.config.report_to, self.progress.say)
             self.callbacks.call("on_timestep_end", context.timestep)
         except BaseException as error:
             self._note_fault(stores, context, error)
@@ -249,6 +259,7 @@ class Run(Handle):
         return context
 
     def _context(self, stores: Stores, timestep: int, feed: Feed, config: RunConfig) -> Context:
+        require(config.report_to)
         if self._models is None or self._models.config != config:
             self._let_workers_go()
             self._models = ModelHolder(config)
@@ -256,9 +267,8 @@ class Run(Handle):
             from lifelong.engines import open_engine
 
             self._engine = open_engine(self.root, self._models)
-        progress = Noting(self.progress, self._lock.note)
         return Context(
-            stores, config, timestep, feed, self._models, progress, self.callbacks, _engine=self._engine
+            stores, config, timestep, feed, self._models, self.progress, self.callbacks, _engine=self._engine
         )
 
     def _let_workers_go(self) -> None:
@@ -325,7 +335,7 @@ class Run(Handle):
 
     @contextmanager
     def _writing(self) -> Iterator[Stores]:
-        with as_run_errors(self.root), self._lock:
+        with as_run_errors(self.root), RunLock(self.root):
             db = open_database(self.root / DATABASE)
             try:
                 stores = Stores(self.root, db)

@@ -28,6 +28,9 @@ from lifelong.trainer import AdapterTrainer, Task
 BUCKET_BATCHES = 50
 """About this many batches are drawn at random before samples are brought together by length."""
 
+LOGGED = 100
+"""About this many steps of a training are logged to trackers."""
+
 Save = Callable[[int, Callable[[Path], None]], None]
 """Keeps the state of a training: (optimiser steps done, what fills a folder with it)."""
 
@@ -130,6 +133,7 @@ def train(
     resume: Path | None = None,
     interrupted: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
+    trackers: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train the adapter in place on what `load` gives, in `order` (ordinals, config.epochs of one length each).
 
@@ -143,7 +147,8 @@ def train(
     that it falls in. resume: a folder that it filled; the training goes on from there to the same bits. interrupted:
     tells of Ctrl-C where this process does not get it.
 
-    peers: those that train together, each of them calling this with the same arguments but for progress, keep and save.
+    peers: those that train together, each of them calling this with the same arguments but for progress, keep, save and
+    trackers. trackers: told of the loss, the learning rate and the gradient's norm, at about LOGGED steps.
 
     Raises:
         TrainingError: the loss is not finite, or the gradient was not for several steps; a sample is refused by the
@@ -155,7 +160,7 @@ def train(
     with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, signal as stopping:
         shared: dict[str, Any] = {"peers": peers} if peers.size > 1 else {}
         with quiet():  # transformers would share the training in its own way, and warns that it is not let
-            arguments = _arguments(vlm, config, seed, scratch)
+            arguments = _arguments(vlm, config, seed, scratch, len(order) if trackers else 0)
         trainer = (SharedTrainer if shared else AdapterTrainer)(
             vlm.model,
             task or Answers(vlm),
@@ -164,7 +169,7 @@ def train(
             load,
             **shared,
             args=arguments,
-            callbacks=[_Progress(progress), _Checkpoints(checkpoints, keep)],
+            callbacks=[_Progress(progress), _Checkpoints(checkpoints, keep), *trackers],
         )
         trainer.remove_callback(PrinterCallback)
         if save:
@@ -182,7 +187,10 @@ def _never() -> bool:
     return False
 
 
-def _arguments(vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str) -> TrainingArguments:
+def _arguments(
+    vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str, logged: int
+) -> TrainingArguments:
+    """logged: samples of a training that is logged, 0 of one that is not."""
     return TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=config.batch_size,
@@ -196,7 +204,8 @@ def _arguments(vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch
         seed=seed % (1 << 31),
         use_cpu=vlm.device.type == "cpu",
         save_strategy="no",
-        logging_strategy="no",
+        logging_strategy="steps" if logged else "no",
+        logging_steps=max(1, logged // (config.batch_size * config.accumulate * LOGGED)),
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
@@ -237,6 +246,7 @@ class _Saving(TrainerCallback):
         self.save = save
         self.interval = interval
         self.interrupted = interrupted
+        self.leaving = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
@@ -244,7 +254,13 @@ class _Saving(TrainerCallback):
         interrupted = self.interrupted()
         if due or interrupted:
             self.save(step, self.trainer.write)
-        if interrupted:
+        self.leaving = interrupted
+        if interrupted and not control.should_log:
+            raise KeyboardInterrupt
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Trackers, which come before, have been told of the step that is kept.
+        if self.leaving:
             raise KeyboardInterrupt
 
 

@@ -78,6 +78,9 @@ class Letters:
     def kept(self, number: int, step: int, adapter: Committed) -> None:
         self.ask("kept", number, step, adapter)
 
+    def tracked(self, event: str, args: Any, state: Any, logs: dict[str, float] | None) -> None:
+        self.ask("tracked", event, args, state, logs)
+
     def interrupted(self) -> bool:
         return bool(self.ask("interrupted"))
 
@@ -207,6 +210,8 @@ class _Listener:
                 self._exchange.receive(rest[2])
                 self._desk.kept(*rest)
                 self._exchange.clear("", rest[2])
+            case "tracked":
+                self._desk.tracked(*rest)
             case "saved":
                 self._exchange.receive(rest[1])
                 self._desk.saved(*rest)

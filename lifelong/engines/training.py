@@ -12,6 +12,7 @@ from lifelong.config import TrainConfig
 from lifelong.engines.base import Worker
 from lifelong.models.encode import Conversation
 from lifelong.peers import ALONE, Peers
+from lifelong.trackers.guard import Telling
 from lifelong.train import Save, Trained, train
 from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint
 from stores.commit import Committed, commit_tree
@@ -23,7 +24,8 @@ class Training:
 
     timestep: whose checkpoints the training's are. order: ordinals, as they are trained on. adapter: the one that it
     starts from, and state: the state that it goes on from, by path relative to the run's folder. identity: of the
-    states that it keeps; "" where it keeps none. checkpoints: adapters kept on the way. seed: of dropout.
+    states that it keeps; "" where it keeps none. checkpoints: adapters kept on the way. seed: of dropout. tracked:
+    whether trackers are told of its loss.
     """
 
     timestep: int
@@ -34,6 +36,7 @@ class Training:
     checkpoints: int = 0
     identity: str = ""
     state: str | None = None
+    tracked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ class Post(Protocol):
         """The adapter after a step is on disk, as the checkpoint of that number."""
         ...
 
+    def tracked(self, event: str, args: Any, state: Any, logs: dict[str, float] | None) -> None:
+        """A tracker's callback is due: on_train_begin, on_log or on_train_end, with Trainer's arguments and state."""
+        ...
+
     def interrupted(self) -> bool | None:
         """Whether to stop after this step with a state on disk; None: the training is to see for itself."""
         ...
@@ -74,6 +81,9 @@ class Silence:
         pass
 
     def kept(self, number: int, step: int, adapter: Committed) -> None:
+        pass
+
+    def tracked(self, event: str, args: Any, state: Any, logs: dict[str, float] | None) -> None:
         pass
 
     def interrupted(self) -> bool:
@@ -132,6 +142,7 @@ def run_training(
         resume=worker.files.path(training.state) if training.state else None,
         interrupted=(lambda: bool(post.interrupted())) if elsewhere else None,
         peers=peers,
+        trackers=[Telling(post.tracked)] if training.tracked and first else (),
     )
     adapter = commit_checkpoint(root, timestep, vlm.save_adapter) if first else Committed("", "", 0)
     return Done(trained, _delivered(worker, adapter) if first else adapter)

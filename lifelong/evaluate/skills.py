@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lifelong.evaluate.lmms import is_external
 from lifelong.evaluate.metrics import METRICS, Metric
 from lifelong.measure.passes import answer_nll
 from lifelong.models.encode import Conversation
@@ -61,8 +62,12 @@ def metric_named(name: str) -> Metric:
     """Raises: InputError with the names there are."""
     from lifelong.errors import InputError
 
+    if is_external(name):
+        raise InputError(f"metric {name!r} has its own eval set: name a skill of its own, and no eval file")
     if name not in METRICS:
-        raise InputError(f"there is no metric {name!r}; choose one of {', '.join(sorted(METRICS))}")
+        raise InputError(
+            f"there is no metric {name!r}; choose one of {', '.join(sorted(METRICS))}, lmms_eval:TASK"
+        )
     return METRICS[name]
 
 

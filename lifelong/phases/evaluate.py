@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.context import Context, Outcome
+from lifelong.evaluate.lmms import is_external
 from lifelong.evaluate.skills import Answer
+from lifelong.phases.external import externally
 from lifelong.phases.skills import eval_blocks, eval_samples, score
 from stores.commit import Committed, commit_file
 from stores.evals import Skill
@@ -16,22 +18,37 @@ from stores.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
-    """Cells of the skill matrix with the answers behind them: (timestep, skill, answers)."""
+class Cell:
+    """A cell of the skill matrix: what a skill's test gave after a timestep, with the answers behind it.
 
-    cells: list[tuple[int, Skill, list[Answer]]]
+    stderr: NaN if it is not known; answers: none of a skill that an external evaluator tests.
+    """
+
+    timestep: int
+    skill: Skill
+    value: float
+    stderr: float
+    n: int
+    answers: list[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Cells of the skill matrix."""
+
+    cells: list[Cell]
 
     def result(self) -> dict[str, Any]:
-        return {
-            f"{skill.name} after {timestep}": score(answers)[0] for timestep, skill, answers in self.cells
-        }
+        return {f"{cell.skill.name} after {cell.timestep}": cell.value for cell in self.cells}
 
     def record(self, ledger: Ledger) -> Callable[[], None]:
         """What writes the cells into the ledger."""
 
         def apply() -> None:
-            for timestep, skill, answers in self.cells:
-                ledger.record_evaluation(timestep, skill.name, skill.metric, *score(answers))
+            for cell in self.cells:
+                ledger.record_evaluation(
+                    cell.timestep, cell.skill.name, cell.skill.metric, cell.value, cell.stderr, cell.n
+                )
 
         return apply
 
@@ -40,20 +57,20 @@ class Tested:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not self.cells:
-            return []
         rows = [
             {
-                "timestep": timestep,
-                "skill": skill.name,
+                "timestep": cell.timestep,
+                "skill": cell.skill.name,
                 "sample_id": answer.sample_id,
                 "prediction": answer.prediction,
                 "reference": answer.reference,
                 "score": answer.score,
             }
-            for timestep, skill, answers in self.cells
-            for answer in answers
+            for cell in self.cells
+            for answer in cell.answers
         ]
+        if not rows:
+            return []
         table = pa.Table.from_pylist(rows)
         write = lambda path: pq.write_table(table, path)  # noqa: E731
         return [("answers", commit_file(context.root, context.folder, "answers", ".parquet", write))]
@@ -78,6 +95,24 @@ def evaluate(context: Context) -> Outcome:
 
 
 def test_cells(context: Context, cells: Sequence[tuple[int, Skill]], adapters: Mapping[int, Path]) -> Tested:
+    """The given (timestep, skill), each tested with that timestep's adapter."""
+    external = externally(context, [cell for cell in cells if is_external(cell[1].metric)], adapters)
+    own = [cell for cell in cells if not is_external(cell[1].metric)]
+    answers = dict(zip(own, _answers(context, own, adapters), strict=True))
+    tested = []
+    for timestep, skill in cells:
+        if is_external(skill.metric):
+            found = external[timestep, skill.name]
+            tested.append(Cell(timestep, skill, found.value, found.stderr, found.n, []))
+        else:
+            said = answers[timestep, skill]
+            tested.append(Cell(timestep, skill, *score(said), said))
+    return Tested(tested)
+
+
+def _answers(
+    context: Context, cells: Sequence[tuple[int, Skill]], adapters: Mapping[int, Path]
+) -> list[list[Answer]]:
     """Answers for each (timestep, skill), with that timestep's adapter."""
     jobs = (
         block
@@ -94,9 +129,4 @@ def test_cells(context: Context, cells: Sequence[tuple[int, Skill]], adapters: M
 
     for job, answers in context.engine.map(jobs, progress):
         found[job.cell][job.first] = answers
-    return Tested(
-        [
-            (timestep, skill, [answer for first in sorted(blocks) for answer in blocks[first]])
-            for (timestep, skill), blocks in zip(cells, found, strict=True)
-        ]
-    )
+    return [[answer for first in sorted(blocks) for answer in blocks[first]] for blocks in found]

@@ -10,6 +10,7 @@ from typing import Any
 from lifelong.context import Context, Feed
 from lifelong.engines.work import EvalBlock, places_of
 from lifelong.errors import InputError
+from lifelong.evaluate.lmms import is_external, require, task_of
 from lifelong.evaluate.metrics import Metric, mean_and_stderr
 from lifelong.evaluate.options import options_of
 from lifelong.evaluate.skills import Answer, metric_named
@@ -28,6 +29,9 @@ def register(context: Context, feed: Feed) -> None:
     Rows that are refused are recorded with their reason. Raises: InputError if none can be used.
     """
     stores = context.stores
+    if is_external(feed.metric or "") and feed.eval is None:
+        _register_external(context, feed)
+        return
     if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
         return
     metric = metric_named(feed.metric or "exact_match")
@@ -55,6 +59,15 @@ def register(context: Context, feed: Feed) -> None:
             f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {refused[0]['file']} "
             f"row {refused[0]['row']}: {refused[0]['reason']}"
         )
+
+
+def _register_external(context: Context, feed: Feed) -> None:
+    """A skill that lmms-eval tests has no samples of its own here."""
+    assert feed.metric is not None
+    task_of(feed.metric)
+    require(context.config.lmms_eval)
+    if not any(skill.name == feed.skill for skill in context.stores.evals.skills()):
+        context.stores.evals.add(feed.skill, feed.name, feed.metric, [])
 
 
 def _eval_item(row: Row, metric: Metric, refused: list[dict[str, Any]]) -> EvalItem | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from lifelong.engines.training import Training
 from lifelong.engines.work import places_of
 from lifelong.errors import TrainingError
 from lifelong.models.encode import Conversation
+from lifelong.trackers import training as tracked
 from stores.checkpoints import CHECKPOINTS_FOLDER
 from stores.commit import Committed, sweep
 from stores.media import MediaRow
@@ -48,9 +50,12 @@ def train(context: Context) -> Outcome:
         context.config.measure.trajectory if context.method.measures.trajectory else 0,
         states.identity,
         context.within(resumed) if resumed else None,
+        bool(context.config.report_to),
     )
     try:
-        done = context.engine.train(training, TrainDesk(context, context.timestep, order, states))
+        with tracked(context) as trackers:
+            desk = TrainDesk(context, context.timestep, order, states, trackers=trackers)
+            done = context.engine.train(training, desk)
     except TrainingError as error:
         raise TrainingError(
             error.fault,
@@ -84,12 +89,14 @@ class TrainDesk:
         order: np.ndarray,
         states: TrainingStates | None = None,
         doing: str = "training steps",
+        trackers: Sequence[Any] = (),
     ) -> None:
         self._context = context
         self._timestep = timestep
         self._order = order
         self._states = states
         self._doing = doing
+        self._trackers = trackers
         self.load = loading(context)
 
     def carried(self) -> tuple[dict[int, PoolRow], dict[str, MediaRow]]:
@@ -109,6 +116,13 @@ class TrainDesk:
         # A training that goes on passes again where it was before it was stopped.
         if all(shard.position != number for shard in ledger.shards(self._timestep, TRAJECTORY)):
             ledger.shard_commit(self._timestep, TRAJECTORY, number, adapter, step)
+
+    def tracked(self, event: str, args: Any, state: Any, logs: dict[str, float] | None) -> None:
+        from transformers import TrainerControl
+
+        others = {} if logs is None else {"logs": logs}
+        for callback in self._trackers:
+            getattr(callback, event)(args, state, TrainerControl(), **others)
 
     def interrupted(self) -> bool | None:
         return None

@@ -14,14 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A finished timestep.
-
-    table: a row for each measured sample, by sample id, without the reasons; digest: of the file that it is from.
-    """
+    """A finished timestep. table: a row for each measured sample, by sample id, without the reasons."""
 
     timestep: int
     table: pd.DataFrame
-    digest: str = ""
 
     def sampled(self, most: int) -> pd.DataFrame:
         """At most so many rows, the same samples at every timestep as long as they are held.
@@ -42,13 +38,11 @@ def decided(stores: Stores, timestep: int) -> Decided:
     import pyarrow.parquet as pq
 
     with telling(f"the decisions of timestep {timestep}"):
-        path = stores.ledger.file(timestep, "decisions")
-        (digest,) = (r.committed.sha256 for r in stores.ledger.files(timestep) if r.kind == "decisions")
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(stores.ledger.file(timestep, "decisions"))
         columns = [name for name in file.schema_arrow.names if name != "reason"]
         table = file.read(columns).to_pandas()
     measured = table[table["cluster"].notna()].sort_values("sample_id", ignore_index=True)
-    return Decided(timestep, measured.astype({"cluster": int, "selected": bool, "pruned": bool}), digest)
+    return Decided(timestep, measured.astype({"cluster": int, "selected": bool, "pruned": bool}))
 
 
 def reasons(stores: Stores, timestep: int, sample_ids: list[str]) -> dict[str, str]:

@@ -1,2 +1,0 @@
-for (const id of Object.keys(SECTIONS)) build(id);
-if (data.live) live();
