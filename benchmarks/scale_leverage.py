@@ -75,43 +75,37 @@ def released_leverage(features: np.ndarray) -> np.ndarray:
 def leverage_rows(sizes: list[int] | None, quick: bool, threads: int = 2) -> Iterator[dict[str, Any]]:
     """Both on the sizes at which the released one fits; then ours alone."""
     width, shard = (512, 256) if quick else (WIDTH, SHARD)
-    small = [1_000, 4_000] if quick else [5_000, 10_000]
-    large = sizes or ([16_000] if quick else [50_000, 1_000_000])
-    small = [] if sizes else small
+    small = [1_000] if quick else [5_000]
+    large = sizes or ([16_000] if quick else [20_000, 200_000, 1_000_000])
     with tempfile.TemporaryDirectory() as temporary, threadpool_limits(threads):
         paths = write_features(Path(temporary), shard, width)
         points = []
         for n in [*small, *large]:
             rows = Rows(paths, n, width, shard)
             found: list[np.ndarray] = []
-            seconds, peak = timed(lambda rows=rows, found=found: found.append(leverage_scores(rows, ENERGY)))
-            points.append((n, seconds))
+            took = timed(lambda rows=rows, found=found: found.append(leverage_scores(rows, ENERGY)))
+            points.append((n, took["cpu_seconds"]))
             told = {
                 "read_gb": round(rows.bytes_read / 1e9, 1),
                 "on_disk_mb": round(sum(path.stat().st_size for path in paths) / 1e6),
             }
-            yield {"step": "leverage", "rows": n, "seconds": seconds, "peak_mb": peak, **told}
+            yield {"step": "leverage", "rows": n, **took, **told, "rank": round(float(found[0].sum()))}
             if n in small:
                 whole = rows[0:n]
                 theirs: list[np.ndarray] = []
-                other, peak = timed(
-                    lambda whole=whole, theirs=theirs: theirs.append(released_leverage(whole))
-                )
+                took = timed(lambda whole=whole, theirs=theirs: theirs.append(released_leverage(whole)))
                 apart = float(np.abs(found[0] - theirs[0]).max())
-                yield {
-                    "step": "released leverage",
-                    "rows": n,
-                    "seconds": other,
-                    "peak_mb": peak,
-                    "apart": apart,
-                }
-        exponent = float(np.polyfit(*np.log(np.array(points)).T, 1)[0])
-        needs = 3 * 4 * points[-1][0] * width / 1e9
-        row = {"step": "leverage", "rows": points[-1][0], "seconds": points[-1][1], "peak_mb": None}
-        yield row | {"exponent": round(exponent, 3), "released_needs_gb": round(needs, 1)}
+                yield {"step": "released leverage", "rows": n, **took, "apart": apart}
+        if len(points) > 1:
+            exponent = float(np.polyfit(*np.log(np.array(points)).T, 1)[0])
+            needs = 3 * 4 * points[-1][0] * width / 1e9
+            row = {"step": "leverage", "rows": points[-1][0], "seconds": None, "exponent": round(exponent, 3)}
+            yield row | {"released_needs_gb": round(needs, 1)}
 
 
-def timed(work: Any) -> tuple[float, float | None]:
-    began = time.perf_counter()
+def timed(work: Any) -> dict[str, float | None]:
+    """Seconds of the wall, of all threads together, and the largest resident size."""
+    began = time.perf_counter(), time.process_time()
     peak = peak_mb(work)
-    return time.perf_counter() - began, peak
+    seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak}

@@ -40,11 +40,13 @@ class Timer:
     def time(self, step: str, work: Callable[[], Any], repeats: int = 1, **told: Any) -> Any:
         """Run work and put down its seconds (the median) and the largest resident size while it ran."""
         result: list[Any] = []
-        seconds, peaks = [], []
+        seconds, cpu, peaks = [], [], []
         for _ in range(repeats):
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             peaks.append(peak_mb(lambda: result.append(work())))
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began[0])
+            cpu.append(time.process_time() - began[1])
+        told["cpu_seconds"] = float(np.median(cpu))
         self.put(step, float(np.median(seconds)), max((peak for peak in peaks if peak), default=None), **told)
         return result[-1]
 
@@ -102,7 +104,10 @@ def phase(name: str, timer: Timer, folder: Path) -> None:
     import_all()
     with writing(folder) as stores:
         given = context(stores, folder, timer.rows)
-        timer.time(name, partial(run_phase, given, 1, name, PHASES[name]))
+        again = stores.ledger.phase(1, name) is not None
+        timer.time(
+            name, partial(PHASES[name], given) if again else partial(run_phase, given, 1, name, PHASES[name])
+        )
 
 
 def prune(timer: Timer, folder: Path) -> None:
@@ -113,7 +118,7 @@ def prune(timer: Timer, folder: Path) -> None:
 
     import_all()
     with writing(folder) as stores:
-        for untouched in ("train", "evaluate"):
+        for untouched in {"train", "evaluate"} - {record.phase for record in stores.ledger.phases(1)}:
             stores.ledger.commit(1, untouched, seed=0, result={"skills": {}}, seconds=0.0)
         semdedup, decisions, write = pruners.semdedup, module.Decisions.of, module.write_decisions
         pruners.semdedup = lambda *given, **more: timer.time(
@@ -121,11 +126,15 @@ def prune(timer: Timer, folder: Path) -> None:
         )
         module.Decisions.of = lambda *given: timer.time("decisions", partial(decisions, *given))
         module.write_decisions = lambda *given: timer.time("write decisions", partial(write, *given))
-        began = time.perf_counter()
-        work = partial(run_phase, context(stores, folder, timer.rows), 1, "prune", module.prune)
-        last = peak_mb(work)
+        given = context(stores, folder, timer.rows)
+        began = time.perf_counter(), time.process_time()
+        again = stores.ledger.phase(1, "prune") is not None
+        last = peak_mb(
+            partial(module.prune, given) if again else partial(run_phase, given, 1, "prune", module.prune)
+        )
         peaks = [row["peak_mb"] for row in timer.found] + [last]
-        timer.put("prune", time.perf_counter() - began, max(filter(None, peaks), default=None))
+        seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+        timer.put("prune", seconds, max(filter(None, peaks), default=None), cpu_seconds=cpu)
 
 
 def settle(timer: Timer, folder: Path) -> None:

@@ -77,12 +77,8 @@ class Handle:
 
     def skill_matrix(self) -> Curves:
         """The skill matrix with everything derived from it as arrays, tables and text."""
-        from lifelong.curves import Curves, Evaluation
-
         with self.reading() as stores:
-            rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
-            introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
-        return Curves.from_rows(rows, introduced)
+            return curves_of(stores)
 
     def frame(self) -> pd.DataFrame:
         """The curves as a long table: a row per timestep and skill, a column per figure."""
@@ -258,3 +254,12 @@ class Handle:
             f"timestep {status['timestep']}, {stands}; {status['bytes'] / 1e6:.1f} MB\n"
             f"pool: {pool}"
         )
+
+
+def curves_of(stores: Stores) -> Curves:
+    """The skill matrix of an opened run."""
+    from lifelong.curves import Curves, Evaluation
+
+    rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
+    introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
+    return Curves.from_rows(rows, introduced)

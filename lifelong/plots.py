@@ -87,7 +87,17 @@ def plot_gain(curves: Mapping[str, Curves], reference: Mapping[str, Curves], out
                 f"no relative gain to draw: {name} has no accuracy above 0 on a skill of {label}"
             )
         _line(panel, index, label, gains, np.zeros(len(gains)))
-    panel.axhline(100, color="#707070", linestyle=(0, (4, 3)), linewidth=1.1, zorder=0)
+    panel.axhline(100, color="#707070", linewidth=1.3, zorder=1.6)
+    panel.annotate(
+        name,
+        (1, 100),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color="#505050",
+    )
     aside = f"; without {', '.join(unlearned)}" if unlearned else ""
     _finish_one(figure, panel, f"relative gain, % of {name}{aside}")
     _save(figure, out)
@@ -146,7 +156,7 @@ def _finish_one(figure: Figure, panel: Axes, label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("timestep")
+    panel.set_xlabel("timestep (0 = before any training)")
     panel.set_ylabel(label)
     panel.set_ylim(bottom=0)
     panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
@@ -160,7 +170,12 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
         lines, labels = panel.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
     figure.legend(
-        list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles))
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=10,
     )
 
 

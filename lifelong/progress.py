@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 PLAIN_SECONDS = 10.0
 """At least this long between two plain lines of one phase."""
+NOTE_SECONDS = 1.0
+"""At least this long between two notes of how far a phase is."""
 
 
 class Progress(Protocol):
@@ -30,6 +32,32 @@ class Silent:
 
     def step(self, what: str, done: int, total: int) -> None:
         pass
+
+
+class Noting:
+    """Passes everything on, and notes where the run can be watched how far a phase is.
+
+    note: takes {"what", "done", "total", "at"}, at being seconds since 1970; {} where there is nothing to tell.
+    """
+
+    def __init__(self, shown: Progress, note: Callable[[dict[str, Any]], None]) -> None:
+        self._shown = shown
+        self._note = note
+        self._noted = False
+        self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if self._noted:
+            self._note({})
+        self._noted = False
+        self._shown.say(text)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= NOTE_SECONDS:
+            self._last, self._noted = now, True
+            self._note({"what": what, "done": done, "total": total, "at": time.time()})
+        self._shown.step(what, done, total)
 
 
 class Plain:

@@ -17,7 +17,7 @@ from lifelong.errors import InputError, RunError, TrainingError, UsageError
 from lifelong.handle import CONFIG, Handle
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
-from lifelong.progress import Progress, as_asked
+from lifelong.progress import Noting, Progress, as_asked
 from lifelong.recipes import read_recipe
 from lifelong.signals import MEASURED
 from lifelong.stream import Stream, read_stream
@@ -50,6 +50,7 @@ class Run(Handle):
         super().__init__(root, as_asked(progress))
         self.callbacks = Callbacks(self, callbacks)
         self._models: ModelHolder | None = None
+        self._lock = RunLock(root)
         self._engine: Engine | None = None
         self._where: dict[str, Any] = {}
 
@@ -267,8 +268,9 @@ class Run(Handle):
             from lifelong.engines import open_engine
 
             self._engine = open_engine(self.root, self._models)
+        progress = Noting(self.progress, self._lock.note)
         return Context(
-            stores, config, timestep, feed, self._models, self.progress, self.callbacks, _engine=self._engine
+            stores, config, timestep, feed, self._models, progress, self.callbacks, _engine=self._engine
         )
 
     def _let_workers_go(self) -> None:
@@ -335,7 +337,7 @@ class Run(Handle):
 
     @contextmanager
     def _writing(self) -> Iterator[Stores]:
-        with as_run_errors(self.root), RunLock(self.root):
+        with as_run_errors(self.root), self._lock:
             db = open_database(self.root / DATABASE)
             try:
                 stores = Stores(self.root, db)

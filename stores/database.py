@@ -90,6 +90,16 @@ def transaction(db: Database) -> Iterator[Database]:
         raise
 
 
+@contextmanager
+def snapshot(db: Database) -> Iterator[Database]:
+    """For the block, what is read is of one moment, whatever another process writes meanwhile."""
+    db.execute("BEGIN")
+    try:
+        yield db
+    finally:
+        db.rollback()
+
+
 def require_transaction(db: Database, what: str) -> None:
     """Raises: StoreError unless a transaction is open."""
     if not db.conn.in_transaction:

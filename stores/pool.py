@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal
@@ -248,6 +249,16 @@ class Pool:
             if found := [_pool_row(record) for record in self.db.execute(sql, values)]:
                 return found
         return []
+
+    def containing(self, text: str, *, skill: str = "") -> Iterator[PoolRow]:
+        """Samples with a text in their messages as JSON, of any case in ASCII; of one skill if asked. By ordinal."""
+        pattern = re.sub(r"([\\%_])", r"\\\1", to_json(text)[1:-1])
+        sql = (
+            f"{_SELECT_ROW} WHERE messages LIKE '%' || :pattern || '%' ESCAPE '\\'"
+            " AND (:skill = '' OR skill = :skill) ORDER BY ordinal"
+        )
+        values = {"pattern": pattern, "skill": storable(skill)}
+        return (_pool_row(record) for record in self.db.execute(sql, values))
 
     @kept
     def counts(self) -> dict[str, int]:

@@ -21,6 +21,7 @@ from lifelong.cli.ofa import app as ofa_app
 from lifelong.cli.options import say
 from lifelong.cli.recipe import app as recipe_app
 from lifelong.cli.report import report
+from lifelong.cli.serve import serve
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.engines.launch import join
 from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
@@ -46,6 +47,7 @@ COMMANDS = {
     "routes": routes,
     "why": why,
     "report": report,
+    "serve": serve,
     "check": check,
     "select": select,
     "compare": compare,

@@ -130,7 +130,7 @@ def images_in(messages: list[Message]) -> int:
 
 
 def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
-    if not isinstance(turn, Mapping):
+    if type(turn) is not dict and not isinstance(turn, Mapping):  # the first is asked in a third of the time
         raise RowError(f"turn {number} is not an object", 'write turns as {"role": …, "content": …}')
     spelled = turn.get("role", turn.get("from"))
     role = ROLES.get(spelled) if isinstance(spelled, str) else None
@@ -151,9 +151,15 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
     else:
         kind = "nothing" if content is None else f"a value of type {type(content).__name__}"
         raise RowError(f"turn {number} ({role}) holds {kind} instead of text", "write the turn as a string")
-    if not any(part["type"] == "image" or part["text"].strip() for part in parts):
+    if not _says_something(parts):
         raise RowError(f"turn {number} ({role}) is empty", "write its text, or drop the row")
     return {"role": role, "content": parts}, references
+
+
+def _says_something(parts: list[dict[str, str]]) -> bool:
+    return any(
+        part["type"] == "image" or not (part["text"] == "" or part["text"].isspace()) for part in parts
+    )
 
 
 def _text_parts(text: str, role: str, number: int) -> list[dict[str, str]]:

@@ -71,10 +71,14 @@ def _signed(value: float | None) -> str:
 
 
 def headlines(curves: Curves) -> list[Headline]:
-    """Average accuracy, forgetting and forward transfer, each over the skills whose data has arrived."""
+    """Average accuracy, forgetting and forward transfer over the skills whose data has arrived.
+
+    Forgetting leaves out those that came with the last timestep: there was nothing to forget of them yet.
+    """
     seen = ~np.isnan(curves.introduced)
+    earlier = curves.introduced < len(curves.R) - 1
     average = curves.average_accuracy
-    told = f"mean over the {int(seen.sum())} skills seen so far"
+    told = f"mean over {_skills(int(seen.sum()))} seen so far"
     if seen.any() and not np.isnan(curves.R[0, seen]).any():
         told += f"; before any training they stood at {percent(curves.R[0, seen].mean())} %"
     return [
@@ -85,15 +89,43 @@ def headlines(curves: Curves) -> list[Headline]:
         ),
         Headline(
             "Forgetting",
-            _with_unit(_mean(curves.forgetting, seen), "points"),
-            "mean over the same skills of the best earlier accuracy minus the present one; negative is a gain",
+            _with_unit(_mean(curves.forgetting, earlier), "points"),
+            f"best earlier accuracy minus the present one, mean over {_skills(int(earlier.sum()))} that came before "
+            "the last timestep; below zero is a gain",
         ),
         Headline(
             "Forward transfer",
             _with_unit(_mean(curves.forward_transfer, seen), "points"),
-            "mean gain of a skill before its own data arrived",
+            "how much a skill gained from the data of other skills before its own arrived, on average",
         ),
     ]
+
+
+def in_short(curves: Curves) -> str:
+    """What happened, in a sentence or two for someone who sees such a page for the first time; "" before any data."""
+    seen = np.flatnonzero(~np.isnan(curves.introduced))
+    average = curves.average_accuracy[-1] if len(curves.R) else np.nan
+    if not len(seen) or np.isnan(average):
+        return ""
+    them = "it" if len(seen) == 1 else "average over them"
+    now = f"Taught so far: {_skills(len(seen))}. The model scores {percent(average)} % on {them}"
+    untrained = curves.R[0, seen]
+    now += "." if np.isnan(untrained).any() else f", from {percent(untrained.mean())} % before any training."
+    earlier = [s for s in seen if curves.introduced[s] < len(curves.R) - 1]
+    lost = {curves.skills[s]: curves.forgetting[s] for s in earlier if not np.isnan(curves.forgetting[s])}
+    if not lost:
+        return now
+    worst = max(lost, key=lambda skill: lost[skill])
+    if lost[worst] <= 0:
+        return f"{now} Of what it had learned before, it has forgotten nothing."
+    return (
+        f"{now} Of what it had learned before, it has forgotten most on {worst}: "
+        f"{percent(lost[worst])} points below the best score it had there."
+    )
+
+
+def _skills(count: int) -> str:
+    return "1 skill" if count == 1 else f"{count} skills"
 
 
 def _mean(values: np.ndarray, seen: np.ndarray) -> str:

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A finished timestep. table: a row for each measured sample, by sample id, without the reasons."""
+    """A finished timestep.
+
+    table: a row for each measured sample, by sample id, without the reasons; digest: of the file that it is from.
+    """
 
     timestep: int
     table: pd.DataFrame
+    digest: str = ""
 
     def sampled(self, most: int) -> pd.DataFrame:
         """At most so many rows, the same samples at every timestep as long as they are held.
@@ -38,11 +42,13 @@ def decided(stores: Stores, timestep: int) -> Decided:
     import pyarrow.parquet as pq
 
     with telling(f"the decisions of timestep {timestep}"):
-        file = pq.ParquetFile(stores.ledger.file(timestep, "decisions"))
+        path = stores.ledger.file(timestep, "decisions")
+        (digest,) = (r.committed.sha256 for r in stores.ledger.files(timestep) if r.kind == "decisions")
+        file = pq.ParquetFile(path)
         columns = [name for name in file.schema_arrow.names if name != "reason"]
         table = file.read(columns).to_pandas()
     measured = table[table["cluster"].notna()].sort_values("sample_id", ignore_index=True)
-    return Decided(timestep, measured.astype({"cluster": int, "selected": bool, "pruned": bool}))
+    return Decided(timestep, measured.astype({"cluster": int, "selected": bool, "pruned": bool}), digest)
 
 
 def reasons(stores: Stores, timestep: int, sample_ids: list[str]) -> dict[str, str]:

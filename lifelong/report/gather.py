@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from lifelong.context import Stores
 from lifelong.report.absent import Absent
-from lifelong.report.decided import decided, finished
+from lifelong.report.decided import Decided, decided, finished
 from lifelong.report.maps import Map, draw_map
+from lifelong.report.now import now
 from lifelong.report.pairs import Pair, pairs_of
-from lifelong.report.pictures import Pictures, text_of
+from lifelong.report.pictures import Links, Pictures, text_of
 from lifelong.report.scores import Distribution, distributions
-from lifelong.report.settings import costs, settings
+from lifelong.report.settings import costs, in_all, settings
 from lifelong.report.standing import KINDS_OF_REFUSAL, intakes, refusals, standing
 from lifelong.routes import routes
 
@@ -29,16 +30,50 @@ ROOM_OF_THUMBNAILS = 3_000_000
 ROOM_OF_PAIRS = 1_500_000
 
 
-def gather(stores: Stores, share: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the template tells and what the page's script draws. share: of the samples and pictures."""
+class Kind(Protocol):
+    """How a page is put together. share: of the samples and pictures that it would have room for at most."""
+
+    share: float
+    served: bool
+
+    def thumbnails(self, stores: Stores) -> Pictures | Links:
+        """Pictures of the samples on the maps."""
+
+    def beside(self, stores: Stores) -> Pictures | Links:
+        """Pictures of the near-duplicates."""
+
+    def map_of(self, stores: Stores, found: Decided, points: int) -> Map:
+        """The map of a timestep, of at most so many samples. Raises: AbsentError saying why there is none."""
+
+
+@dataclass(slots=True)
+class Whole:
+    """A page that has everything in itself."""
+
+    share: float = 1.0
+    served: bool = False
+
+    def thumbnails(self, stores: Stores) -> Pictures | Links:
+        return Pictures(stores, 96, int(ROOM_OF_THUMBNAILS * self.share), repeated=False)
+
+    def beside(self, stores: Stores) -> Pictures | Links:
+        return Pictures(stores, 200, int(ROOM_OF_PAIRS * self.share), repeated=True)
+
+    def map_of(self, stores: Stores, found: Decided, points: int) -> Map:
+        return draw_map(stores, found, points)
+
+
+def gather(stores: Stores, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the template tells and what the page's script draws."""
     done = finished(stores)
     shown = done[-TIMESTEPS:]
     absent = Absent()
-    maps, scores, pairs = _decided(stores, shown, share, absent)
-    thumbnails = Pictures(stores, 96, int(ROOM_OF_THUMBNAILS * share), repeated=False)
+    maps, scores, pairs = _decided(stores, shown, kind, absent)
+    thumbnails = kind.thumbnails(stores)
     kinds, arrived, spent = refusals(stores), intakes(stores), costs(stores)
     told = {
-        "standing": standing(stores, len(done)),
+        "now": now(stores),
+        "standing": standing(stores),
         "finished": done,
         "shown": shown,
         "intakes": arrived,
@@ -49,6 +84,7 @@ def gather(stores: Stores, share: float) -> tuple[dict[str, Any], dict[str, Any]
         "scores": scores,
         "pairs": pairs,
         "costs": spent,
+        "spent": in_all(spent),
         "settings": settings(stores, done),
         "absent": absent.told(),
     }
@@ -63,21 +99,24 @@ def gather(stores: Stores, share: float) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _decided(
-    stores: Stores, timesteps: list[int], share: float, absent: Absent
+    stores: Stores, timesteps: list[int], kind: Kind, absent: Absent
 ) -> tuple[list[Map], list[Distribution], list[Pair]]:
     """What follows from the decisions of each timestep."""
     maps: list[Map] = []
     scores: list[Distribution] = []
     pairs: list[Pair] = []
-    beside = Pictures(stores, 200, int(ROOM_OF_PAIRS * share), repeated=True)
+    beside = kind.beside(stores)
     count = max(len(timesteps), 1)
-    points = min(POINTS_OF_A_MAP, int(POINTS * share) // count)
+    points = POINTS_OF_A_MAP
+    while points * count > POINTS * kind.share:
+        # By halves, so that a page that grows draws its earlier maps anew only now and then.
+        points //= 2
     in_pairs = max(2, min(8, PAIRS // count))
     for timestep in timesteps:
         with absent.noting(timestep, "maps", "scores", "pairs"):
             found = decided(stores, timestep)
             with absent.noting(timestep, "maps"):
-                maps.append(draw_map(stores, found, points))
+                maps.append(kind.map_of(stores, found, points))
             with absent.noting(timestep, "scores"):
                 scores += distributions(found)
             with absent.noting(timestep, "pairs"):
@@ -102,7 +141,7 @@ def _routes(stores: Stores, timesteps: list[int], absent: Absent) -> list[dict[s
     return found
 
 
-def _samples(stores: Stores, maps: list[Map], thumbnails: Pictures) -> dict[str, Any]:
+def _samples(stores: Stores, maps: list[Map], thumbnails: Pictures | Links) -> dict[str, Any]:
     """{"samples": {sample_id: [dataset, its own id there, skill, text, picture, told]}, "pictures": [URI…]}.
 
     picture: its place among the pictures, or -1; told: what it shows, or why there is none.

@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 class Map:
     """The samples of a timestep in the plane; every list has one entry for each of the n shown.
 
-    x, y: the first two principal components of the vectors; explained: their shares of the variance.
-    total: samples measured, of which `without` of those sampled have no vector.
+    x, y: see `project`; total: samples measured, of which `without` of those sampled have no vector.
     """
 
     timestep: int
     total: int
     without: int
-    explained: tuple[float, float]
     samples: list[str]
     x: list[float]
     y: list[float]
@@ -54,25 +52,45 @@ def draw_map(stores: Stores, found: Decided, most: int) -> Map:
     if known.sum() < 2:
         raise AbsentError(f"only {int(known.sum())} of its samples have a vector, and a map needs two")
     seed = seeds.derive(config.seed, found.timestep, "report", "map")
-    places, explained = project(vectors[known], seed)
-    return _map(stores, found, shown[known], int((~known).sum()), places, explained)
+    places = project(vectors[known], seed)
+    return _map(stores, found, shown[known], int((~known).sum()), places)
 
 
-def project(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """(n, 2) first two principal components of (n, d) vectors, n > 1, and the share of the variance of each."""
+COMPONENTS = 30
+ITERATIONS = 500
+FEWEST = 5
+"""Fewer samples than these lie by their principal components."""
+
+
+def project(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """(n, 2) places of (n, d) vectors, n > 1, so that those of like direction lie near each other.
+
+    t-SNE (van der Maaten & Hinton 2008) from the first principal components: samples that lie together are alike;
+    how far two groups are from each other means little. The same vectors and seed give the same places.
+    """
     from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
 
+    from policies.arrays import unit_rows
     from policies.threads import one_thread
 
-    parts = min(2, *vectors.shape)
-    places, explained = np.zeros((len(vectors), 2)), np.zeros(2)
-    if not np.ptp(vectors, axis=0).any():
-        return places, (0.0, 0.0)
+    rows = unit_rows(vectors.astype(np.float64))
+    places = np.zeros((len(rows), 2))
+    if np.ptp(rows, axis=0).max() < 1e-9:
+        return places
+    parts = min(COMPONENTS, *rows.shape)
     with one_thread():
-        found = PCA(n_components=parts, random_state=seed % 2**32)
-        places[:, :parts] = found.fit_transform(vectors.astype(np.float64))
-    explained[:parts] = found.explained_variance_ratio_
-    return places, (float(explained[0]), float(explained[1]))
+        found = PCA(n_components=parts, random_state=seed % 2**32).fit_transform(rows)
+        if len(rows) < FEWEST or parts < 2:
+            places[:, : min(2, parts)] = found[:, :2]
+            return places
+        tsne = TSNE(
+            perplexity=min(30, (len(rows) - 1) / 3),
+            max_iter=ITERATIONS,
+            init="pca",
+            random_state=seed % 2**32,
+        )
+        return np.asarray(tsne.fit_transform(found))
 
 
 def _map(
@@ -81,18 +99,16 @@ def _map(
     shown: pd.DataFrame,
     without: int,
     places: np.ndarray,
-    explained: tuple[float, float],
 ) -> Map:
     columns: dict[str, list[Any]] = {name: shown[name].tolist() for name in ("skill", "cluster", "scorer")}
     flags = {name: shown[name].astype(int).tolist() for name in ("selected", "pruned")}
     sample_ids = shown["sample_id"].tolist()
     told = reasons(stores, found.timestep, sample_ids)
-    rounded = places.round(4)
+    rounded = places.round(2)
     return Map(
         timestep=found.timestep,
         total=len(found.table),
         without=without,
-        explained=explained,
         samples=sample_ids,
         x=rounded[:, 0].tolist(),
         y=rounded[:, 1].tolist(),

@@ -6,14 +6,16 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.curves import FORMULAS, Curves
 from lifelong.errors import InputError
-from lifelong.report.accuracy import drawing, headlines, skill_rows
-from lifelong.report.gather import gather
+from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
+from lifelong.report.gather import Kind, Whole, gather
+from stores.database import snapshot
 
 if TYPE_CHECKING:
     from lifelong.run import Run
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 LIMIT = 14_500_000
 """Bytes that a page may have; one that is larger is made again with half the samples and pictures."""
 ASSETS = Path(__file__).parent / "assets"
+PIECES = ("base", "figures", "map", "page", "live", "start")
+"""The pieces of the page's script, in order."""
 
 
 def write_report(run: Run, out: Path, also: Mapping[str, Curves] | None = None) -> int:
@@ -32,9 +36,9 @@ def write_report(run: Run, out: Path, also: Mapping[str, Curves] | None = None) 
         InputError: the packages of the extra `report` are not installed, or the file cannot be written.
         RunError: the run's database cannot be read.
     """
-    share = 1.0
-    while len(page := render(run, also or {}, share)) > LIMIT and share > 1 / 64:
-        share /= 2
+    kind = Whole()
+    while len(page := render(run, also or {}, kind)) > LIMIT and kind.share > 1 / 64:
+        kind.share /= 2
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         temporary.write_bytes(page)
@@ -48,21 +52,27 @@ def write_report(run: Run, out: Path, also: Mapping[str, Curves] | None = None) 
     return len(page)
 
 
-def render(run: Run, also: Mapping[str, Curves], share: float = 1.0) -> bytes:
-    """The page in UTF-8. share: of the samples and pictures that there is room for."""
-    try:
-        import jinja2
+def scripts() -> dict[str, str]:
+    """The page's scripts by name, in the order in which they run. Raises: InputError without plotly."""
+    with _needed():
         from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the report needs the package {error.name!r}: pip install 'lifelong[report]'"
-        ) from error
+    pieces = [(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in PIECES]
+    return {"plotly": get_plotlyjs(), "page": "\n".join(['"use strict";\n(() => {', *pieces, "})();"])}
+
+
+def render(run: Run, also: Mapping[str, Curves], kind: Kind) -> bytes:
+    """The page in UTF-8. A served one links to its scripts and pictures."""
+    from lifelong.handle import curves_of
+
+    with _needed():
+        import jinja2
     name = run.root.resolve().name
-    curves = run.skill_matrix()
-    with run.reading() as stores:
-        told, data = gather(stores, share)
+    with run.reading() as stores, snapshot(stores.db):
+        told, data = gather(stores, kind)
+        curves = curves_of(stores)
     data["accuracy"] = drawing({name: curves, **also})
-    scripts = {"plotly": get_plotlyjs(), "page": (ASSETS / "page.js").read_text(encoding="utf-8")}
+    data["live"] = told["now"] if kind.served else None
+    inlined = {} if kind.served else scripts()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -74,16 +84,28 @@ def render(run: Run, also: Mapping[str, Curves], share: float = 1.0) -> bytes:
         name=name,
         also=list(also),
         curves=curves,
+        in_short=in_short(curves),
         headlines=headlines(curves),
         skills=skill_rows(curves),
         formulas=FORMULAS,
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
-        scripts=scripts,
-        hashes=[_hash(script) for script in scripts.values()],
+        served=kind.served,
+        scripts=inlined,
+        hashes=[_hash(script) for script in inlined.values()],
         data=_as_script(data),
         **told,
     )
     return page.encode("utf-8", errors="replace")
+
+
+@contextmanager
+def _needed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the report needs the package {error.name!r}: pip install 'lifelong[report]'"
+        ) from error
 
 
 def _as_script(data: dict[str, Any]) -> str:

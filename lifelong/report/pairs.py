@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lifelong.context import Stores
 from lifelong.report.decided import Decided
-from lifelong.report.pictures import Picture, Pictures, text_of
+from lifelong.report.pictures import Links, Picture, Pictures, text_of
 from stores.pool import PoolRow
 
 IMAGES = 3
@@ -38,7 +38,7 @@ class Pair:
     neighbour: Side
 
 
-def pairs_of(stores: Stores, found: Decided, pictures: Pictures, most: int) -> list[Pair]:
+def pairs_of(stores: Stores, found: Decided, pictures: Pictures | Links, most: int) -> list[Pair]:
     """The pairs of a timestep that are most alike, and last the one that is least alike of all that went."""
     gone = found.table[found.table["pruned"] & found.table["neighbour"].notna()]
     gone = gone.sort_values(["similarity", "sample_id"], ascending=[False, True], ignore_index=True)
@@ -60,7 +60,7 @@ def pairs_of(stores: Stores, found: Decided, pictures: Pictures, most: int) -> l
     ]
 
 
-def _side(row: PoolRow, pictures: Pictures) -> Side:
+def _side(row: PoolRow, pictures: Pictures | Links) -> Side:
     return Side(
         row.sample_id,
         row.dataset,

@@ -13,6 +13,8 @@ from stores.pool import PoolRow
 TEXT = 240
 """Characters of a sample's text that are shown."""
 FULL = "no room for more pictures in this page"
+NO_IMAGE = "the sample has no image"
+LET_GO = "its image was let go with the last sample that needed it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Pictures:
     def of(self, row: PoolRow, most: int = 1) -> list[Picture]:
         """The first images of a sample, or the one reason why there are none."""
         if not row.images:
-            return [Picture("", "the sample has no image")]
+            return [Picture("", NO_IMAGE)]
         return [self._picture(sha256) for sha256 in row.images[:most]]
 
     def _picture(self, sha256: str) -> Picture:
@@ -54,23 +56,47 @@ class Pictures:
 
     def _make(self, sha256: str) -> Picture:
         if not self.stores.media.knows(sha256):
-            return Picture("", "its image was let go with the last sample that needed it")
+            return Picture("", LET_GO)
         try:
-            return Picture(_thumbnail(self.stores.media.read(sha256), self.side))
+            return Picture(_as_uri(thumbnail(self.stores.media.read(sha256), self.side)))
         except DamagedError as error:
             return Picture("", str(error))
         except (StoreError, OSError, ValueError) as error:
             return Picture("", f"its image cannot be read: {error}")
 
 
-def _thumbnail(data: bytes, side: int) -> str:
+@dataclass(slots=True)
+class Links:
+    """Thumbnails that a server makes when they are asked for."""
+
+    stores: Stores
+    side: int
+
+    def of(self, row: PoolRow, most: int = 1) -> list[Picture]:
+        """As `Pictures.of`."""
+        if not row.images:
+            return [Picture("", NO_IMAGE)]
+        return [
+            Picture(f"pictures/{sha256}?side={self.side}")
+            if self.stores.media.knows(sha256)
+            else Picture("", LET_GO)
+            for sha256 in row.images[:most]
+        ]
+
+
+def thumbnail(data: bytes, side: int) -> bytes:
+    """An encoded image as WebP of `side` pixels at most. Raises: ValueError or OSError if it is none."""
     from lifelong.formats.images import to_rgb
 
     image = to_rgb(data)
     image.thumbnail((side, side))
     encoded = io.BytesIO()
     image.save(encoded, "WEBP", quality=60, method=4)
-    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+    return encoded.getvalue()
+
+
+def _as_uri(webp: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
 
 
 def text_of(row: PoolRow) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from lifelong.config import RunConfig, commented_yaml, read_config
 from lifelong.context import Stores
@@ -104,3 +106,13 @@ def costs(stores: Stores) -> list[Cost]:
             )
         )
     return found
+
+
+def in_all(spent: list[Cost]) -> dict[str, Any]:
+    """{"total": seconds of all phases, "most": the phase that took most of them, "share": its part, from 0 to 1}."""
+    by_phase: Counter[str] = Counter()
+    for cost in spent:
+        by_phase.update({phase: seconds for phase, seconds in cost.seconds.items() if seconds})
+    total = sum(by_phase.values())
+    most = max(by_phase, key=lambda phase: by_phase[phase], default="")
+    return {"total": total, "most": most, "share": by_phase[most] / total if total else 0.0}

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong.context import Stores
-from lifelong.upkeep import FEEDING
-from stores.ledger import PHASES
 from stores.pool import Refusal
 
 KINDS_OF_REFUSAL = 20
@@ -17,11 +15,9 @@ KINDS_OF_REFUSAL = 20
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a run stands. under_way: timestep, dataset and next phase of the one that is unfinished, or None."""
+    """What a run holds."""
 
     run_id: str
-    finished: int
-    under_way: tuple[int, str, str] | None
     pool: dict[str, int]
     bytes: int
 
@@ -55,22 +51,11 @@ class KindOfRefusal:
     datasets: Counter[str] = field(default_factory=Counter)
 
 
-def standing(stores: Stores, finished: int) -> Standing:
-    """Where the run stands, with the bytes of the files that it has committed."""
+def standing(stores: Stores) -> Standing:
+    """What the run holds, with the bytes of the files that it has committed."""
     ledger = stores.ledger
     committed = sum(file.committed.bytes for file in ledger.files()) + sum(s.bytes for s in ledger.shards())
-    return Standing(
-        ledger.get_meta("run_id", ""), finished, _under_way(stores, finished), stores.pool.counts(), committed
-    )
-
-
-def _under_way(stores: Stores, finished: int) -> tuple[int, str, str] | None:
-    request = stores.ledger.get_meta(FEEDING)
-    if request is None or request["timestep"] <= finished:
-        return None
-    done = {record.phase for record in stores.ledger.phases(request["timestep"])}
-    following = next((phase for phase in PHASES if phase not in done), None)
-    return None if following is None else (request["timestep"], request["feed"]["name"], following)
+    return Standing(ledger.get_meta("run_id", ""), stores.pool.counts(), committed)
 
 
 def intakes(stores: Stores) -> list[Intake]:

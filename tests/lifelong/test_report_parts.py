@@ -12,7 +12,7 @@ import pytest
 
 from lifelong.curves import Curves, Evaluation
 from lifelong.plots import plot_average, plot_gain, relative_gains
-from lifelong.report.accuracy import drawing, headlines, skill_rows
+from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
 from lifelong.report.decided import Decided
 from lifelong.report.page import ASSETS, _as_script
 from lifelong.report.scores import BINS, distributions
@@ -45,8 +45,22 @@ def test_headlines_are_over_the_skills_that_arrived() -> None:
     assert average.value == "75.0 %"
     assert "2 skills" in average.told
     assert "stood at 10.0 %" in average.told
-    assert forgotten.value == "-20.0 points"  # a lost 20 points, b gained 60
+    assert (
+        forgotten.value == "+20.0 points"
+    )  # of a; b came with the last timestep, which leaves nothing to forget
+    assert "1 skills" not in forgotten.told
     assert transferred.value == "+5.0 points"
+
+
+def test_what_happened_in_short() -> None:
+    told = in_short(rising())
+    assert told.startswith(
+        "Taught so far: 2 skills. The model scores 75.0 % on average over them, from 10.0 %"
+    )
+    assert told.endswith("it has forgotten most on a: 20.0 points below the best score it had there.")
+    assert "forgotten nothing" in in_short(curves_of(np.array([[0.0], [0.5], [0.6]]), a=1))
+    assert in_short(curves_of(np.array([[0.0], [0.5]]), a=1)).endswith("from 0.0 % before any training.")
+    assert in_short(curves_of(np.array([[0.5, NAN]]))) == ""
 
 
 def test_headlines_before_any_data() -> None:
@@ -159,7 +173,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_the_page_is_legible_in_light_in_dark_and_on_paper() -> None:
-    sheet, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    sheet, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "base.js"))
     themes = [
         dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", sheet, re.S)
     ]

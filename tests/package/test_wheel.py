@@ -44,7 +44,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert inside == ours
-    assert {"lifelong/py.typed", "lifelong/report/assets/page.js"} <= inside
+    assert {"lifelong/py.typed", "lifelong/report/assets/live.js"} <= inside
 
 
 def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:

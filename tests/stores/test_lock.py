@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 import stores
 from stores.errors import LockedError
-from stores.lock import LOCK_NAME, RunLock
+from stores.lock import LOCK_NAME, RunLock, writer
 
 HOLD = """
 import sys, time
@@ -88,3 +89,37 @@ def test_lock_dies_with_its_process_even_if_a_forked_child_lives_on(tmp_path: Pa
         os.kill(worker, signal.SIGKILL)
         os.close(read_end)
         os.close(write_end)
+
+
+def test_readers_see_who_writes_and_how_far_it_is(tmp_path: Path) -> None:
+    assert writer(tmp_path) is None
+    with RunLock(tmp_path) as lock:
+        for doing in ({"what": "training steps", "done": 10, "total": 20}, {}):
+            lock.note(doing)
+            found = writer(tmp_path)
+            assert found is not None
+            assert (found.pid, found.alive, found.doing) == (os.getpid(), True, doing)
+    assert writer(tmp_path) is None
+    lock.note({"what": "nothing"})
+    assert (tmp_path / LOCK_NAME).read_text() == ""
+
+
+def test_a_writer_that_was_killed_is_known_to_be_gone_and_no_namesake_is_taken_for_it(tmp_path: Path) -> None:
+    process = hold_in_another_process(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    found = writer(tmp_path)
+    assert found is not None
+    assert found.alive is False
+    note = json.loads((tmp_path / LOCK_NAME).read_text())
+    # The number now belongs to a process that began later than the note.
+    (tmp_path / LOCK_NAME).write_text(json.dumps(note | {"pid": os.getpid(), "since": 1.0}))
+    namesake = writer(tmp_path)
+    assert namesake is not None
+    assert namesake.alive is False
+    (tmp_path / LOCK_NAME).write_text(json.dumps(note | {"host": "elsewhere"}))
+    elsewhere = writer(tmp_path)
+    assert elsewhere is not None
+    assert elsewhere.alive is None
+    (tmp_path / LOCK_NAME).write_text('{"pid": 1, "ho')
+    assert writer(tmp_path) is None

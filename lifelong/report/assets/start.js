@@ -1,0 +1,2 @@
+for (const id of Object.keys(SECTIONS)) build(id);
+if (data.live) live();
