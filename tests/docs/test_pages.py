@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -134,6 +135,13 @@ def test_commands_in_the_text_exist() -> None:
         if command is None or not set(options) <= has:
             wrong.append(f"{page}: lifelong {span}")
     assert not wrong, wrong
+
+
+def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
+    script = ROOT / "docs" / "pictures" / "draw.py"
+    runpy.run_path(str(script))["draw"](tmp_path)
+    for drawn in tmp_path.iterdir():
+        assert drawn.read_text() == (script.parent / drawn.name).read_text(), f"run {script} again"
 
 
 def test_what_is_not_run_exists() -> None:
