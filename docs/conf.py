@@ -12,7 +12,7 @@ project = "lifelong"
 copyright = "the lifelong authors, Apache-2.0"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "fromcode", "pictures"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "fromcode", "pictures", "elsewhere"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_ext", "build"]
 default_role = "code"
