@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -284,12 +285,18 @@ class _Place:
             fs.rm(f"{base}/{name}", recursive=True)
 
 
-@cache
 def _opened(url: str) -> tuple[Any, str]:
+    """(file system, path in it) of a URL. Raises: UsageError, RunError."""
+    # Those of s3 and gs must not be used across a fork.
+    return _opened_by(os.getpid(), url)
+
+
+@cache
+def _opened_by(process: int, url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        fs, base = fsspec.core.url_to_fs(url)
+        fs, base = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         fs.makedirs(base, exist_ok=True)
     except ImportError as error:
         protocol = url.split("://")[0]

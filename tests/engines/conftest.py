@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",
 }
 # Before a process of these tests forks or starts another: nothing of Ray is left at home.
 os.environ |= {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
@@ -56,17 +57,31 @@ def _rows(folder: Path, name: str, count: int, seed: int) -> list[dict[str, Any]
     return rows
 
 
+def _stream(folder: Path, names: Sequence[str]) -> Path:
+    """The file of a stream of datasets of 26 samples, with 6 questions each."""
+    (folder / "images").mkdir()
+    entries = []
+    for place, name in enumerate(names):
+        for part, count in (("train", 26), ("eval", 6)):
+            rows = _rows(folder, f"{name}-{part}", count, 1000 * place + 100 * len(part))
+            (folder / f"{name}-{part}.json").write_text(json.dumps(rows))
+        files = {"train": f"{name}-train.json", "eval": f"{name}-eval.json", "images": "images"}
+        entries.append({"name": name, "skill": name} | files)
+    path = folder / "stream.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "datasets": entries}))
+    return path
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a stream of one dataset of 26 samples, with 6 questions."""
-    folder = tmp_path_factory.mktemp("dataset")
-    (folder / "images").mkdir()
-    for name, count, seed in (("train", 26, 0), ("eval", 6, 1000)):
-        (folder / f"{name}.json").write_text(json.dumps(_rows(folder, name, count, seed)))
-    entry = {"name": "one", "skill": "one", "train": "train.json", "eval": "eval.json", "images": "images"}
-    path = folder / "stream.yaml"
-    path.write_text(yaml.safe_dump({"name": "one", "datasets": [entry]}))
-    return path
+    """The file of a stream of one dataset."""
+    return _stream(tmp_path_factory.mktemp("dataset"), ["one"])
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a stream of two datasets."""
+    return _stream(tmp_path_factory.mktemp("datasets"), ["one", "two"])
 
 
 Make = Callable[..., Run]
@@ -74,11 +89,16 @@ Make = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def make(llava: str, tmp_path_factory: pytest.TempPathFactory) -> Make:  # noqa: F811
-    """Makes a run: (engine="local", **fields of the section `cluster`)."""
+    """Makes a run: (engine="local", recipe=RECIPE, settings={}, **fields of the section `cluster`)."""
 
-    def new(engine: str = "local", **cluster: Any) -> Run:
-        config = SETTINGS | {"engine": engine, "cluster": cluster}
-        return Run.create(tmp_path_factory.mktemp(engine) / "run", model=llava, recipe=RECIPE, config=config)
+    def new(
+        engine: str = "local",
+        recipe: dict[str, str] = RECIPE,
+        settings: dict[str, Any] | None = None,
+        **cluster: Any,
+    ) -> Run:
+        config = SETTINGS | {"engine": engine, "cluster": cluster} | (settings or {})
+        return Run.create(tmp_path_factory.mktemp(engine) / "run", model=llava, recipe=recipe, config=config)
 
     return new
 

@@ -35,6 +35,7 @@ def launch(processes: int, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_one_process_gives_the_same_bits(make: Make, local: Run, dataset: Path) -> None:
     run = make()
     with launch(1, "run", run.root, dataset, "--engine", "accelerate") as launched:

@@ -13,8 +13,9 @@ from lifelong import Run
 from lifelong.engines.exchange import UrlExchange
 from lifelong.progress import Silent
 from stores.fsck import check_files
-from tests.engines.conftest import ENVIRONMENT, Make, assert_same_but_for_rounding, kill_one
+from tests.engines.conftest import ENVIRONMENT, SETTINGS, Make, assert_same_but_for_rounding, kill_one
 from tests.runs.child import Children
+from tests.tiny_encoders import build
 
 ray = pytest.importorskip("ray")
 
@@ -43,6 +44,9 @@ def cluster() -> Iterator[str]:
     server.stop()
 
 
+ENGINES = (("local", {}), ("ray", {"workers": 1}))
+
+
 class Killer(Silent):
     """Kills a process with a title when a count is first told."""
 
@@ -56,6 +60,7 @@ class Killer(Silent):
             self.killed.append(what)
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_same_bits(cluster: str, make: Make, local: Run, dataset: Path) -> None:
     run = make("ray", workers=1)
     run.run_stream(dataset)
@@ -74,7 +79,7 @@ def test_two_workers_that_are_killed_on_the_way(cluster: str, make: Make, local:
         assert check_files(stores.db, run.root) == []
 
 
-def test_the_driver_is_killed_and_what_was_measured_is_taken(
+def test_with_one_worker_the_same_bits_though_the_driver_is_killed(
     cluster: str,
     make: Make,
     local: Run,
@@ -83,6 +88,7 @@ def test_the_driver_is_killed_and_what_was_measured_is_taken(
     children: Children,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What a worker had measured, and nobody had recorded, is taken from the exchange."""
     run = make("ray", workers=1, exchange=f"file://{tmp_path}/exchange")
     ended = children.run("run", str(run.root), str(dataset), at=(1, "shard 1", "before"))
     assert ended.code == -signal.SIGKILL, ended.stderr
@@ -101,3 +107,23 @@ def test_the_driver_is_killed_and_what_was_measured_is_taken(
     assert len(taken) == 1
     assert os.listdir(claims) == []
     assert run.digest() == local.digest()
+
+
+@pytest.mark.slow
+def test_encoders_and_trajectories_too(cluster: str, make: Make, datasets: Path, tmp_path: Path) -> None:
+    """Features of a frozen encoder, and the alignment at checkpoints that a training under Ray kept."""
+    recipe = {
+        "recipe": "adapt-inf",
+        "vectors": "encoded",
+        "router": "entropy[el2n xmas]",
+        "clusters": "kmeans[k=3]",
+    }
+    encoder = {"kind": "clip", "path": str(build("clip", tmp_path / "clip"))}
+    settings = {"encoder": encoder, "measure": SETTINGS["measure"] | {"trajectory": 2}}
+    runs = [make(engine, recipe, settings, **options) for engine, options in ENGINES]
+    for run in runs:
+        run.run_stream(datasets)
+    assert runs[0].digest() == runs[1].digest()
+    with runs[1].reading() as stores:
+        kinds = {shard.kind for shard in stores.ledger.shards(2)}
+    assert {"alignment00", "alignment01"} <= kinds
