@@ -135,8 +135,9 @@ class RayEngine:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except RayActorError as error:
             raise RunError(
-                f"{job}: its worker died {1 + self._config.cluster.retries} times, and Ray says: {_short(error)}. Give "
-                f"workers more memory or fewer samples at a time, then go on with `lifelong resume {self._root}`"
+                f"{job}: its worker died, and so did the next {self._config.cluster.retries}; Ray says: "
+                f"{_short(error)}. Give workers more memory or fewer samples at a time, then go on with "
+                f"`lifelong resume {self._root}`"
             ) from error
         except RayError as error:
             raise RunError(f"{job}: {_short(error)}; go on with `lifelong resume {self._root}`") from error

@@ -135,8 +135,8 @@ def train(root: Path, config: RunConfig, exchange: Exchange, training: Training,
             done = _Listener(training, desk, exchange, interrupted).listen(mailbox, fitting)
         if done is None:
             raise RunError(
-                f"the training's workers died {1 + cluster.retries} times, and Ray says: {fitting.fault}. What it had "
-                f"saved is kept: go on with `lifelong resume {root}`"
+                f"the training's workers died, and so did the next {cluster.retries}; Ray says: {fitting.fault}. "
+                f"What it had saved is kept: go on with `lifelong resume {root}`"
             )
         fitting.join(60)
     return done

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lifelong import Run
+from lifelong.checkpoints import TRAINING
 from lifelong.engines.exchange import UrlExchange
 from lifelong.progress import Silent
 from stores.fsck import check_files
@@ -48,14 +49,18 @@ ENGINES = (("local", {}), ("ray", {"workers": 1}))
 
 
 class Killer(Silent):
-    """Kills a process with a title when a count is first told."""
+    """Kills a process of a title, once, when so much is done of something."""
 
-    def __init__(self, victims: dict[str, str]) -> None:
+    def __init__(self, victims: dict[str, tuple[int, str]]) -> None:
         self.victims = victims
         self.killed: list[str] = []
+        self.steps: list[int] = []
 
     def step(self, what: str, done: int, total: int) -> None:
-        if what in self.victims and kill_one(self.victims[what]):
+        if what == "training steps":
+            self.steps.append(done)
+        after, title = self.victims.get(what, (0, ""))
+        if title and done >= after and kill_one(title):
             del self.victims[what]
             self.killed.append(what)
 
@@ -70,10 +75,13 @@ def test_one_worker_gives_the_same_bits(cluster: str, make: Make, local: Run, da
 def test_two_workers_that_are_killed_on_the_way(cluster: str, make: Make, local: Run, dataset: Path) -> None:
     """An actor in mid-shard, a training's worker after a step; all files travel through S3."""
     run = make("ray", workers=2, exchange=cluster)
-    killer = Killer({"samples measured": "ray::Actor.do", "training steps": "ray::RayTrainWorker"})
+    killer = Killer({"samples measured": (1, "ray::Actor.do"), "training steps": (2, "ray::RayTrainWorker")})
     run.progress = killer
     run.run_stream(dataset)
     assert killer.killed == ["samples measured", "training steps"]
+    # It went on from its last state: the first step was not done again.
+    assert killer.steps.count(1) == 1
+    assert len(killer.steps) >= 3
     assert_same_but_for_rounding(run, local)
     with run.reading() as stores:
         assert check_files(stores.db, run.root) == []
@@ -127,3 +135,28 @@ def test_encoders_and_trajectories_too(cluster: str, make: Make, datasets: Path,
     with runs[1].reading() as stores:
         kinds = {shard.kind for shard in stores.ledger.shards(2)}
     assert {"alignment00", "alignment01"} <= kinds
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_state_of_the_step_that_it_falls_in(
+    cluster: str, make: Make, local: Run, dataset: Path
+) -> None:
+    run = make("ray", workers=1, settings={"train": SETTINGS["train"] | {"checkpoint_steps": 0}})
+
+    class Interrupt(Silent):
+        def step(self, what: str, done: int, total: int) -> None:
+            if (what, done) == ("training steps", 2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    run.progress = Interrupt()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.run_stream(dataset)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with run.reading() as stores:
+        assert [shard.rows for shard in stores.ledger.shards(1, TRAINING)] == [2]
+    run.progress = Silent()
+    assert run.resume()
+    assert run.digest() == local.digest()
