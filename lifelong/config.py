@@ -179,6 +179,27 @@ class LmmsEvalConfig(_Section):
     """Full marks of a task whose score is not in [0, 1], for example {mme: 2000}."""
 
 
+class GuardConfig(_Section):
+    """Skills that no timestep may harm; judged after each one, beyond the noise of the eval sets (docs/steer.md)."""
+
+    protect: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
+    """Skills that must not be forgotten; empty: every skill that was tested before."""
+    max_forgetting: float | None = Field(None, ge=0, le=1)
+    """Largest forgetting allowed, best earlier accuracy minus the present one, a share of 1. null: no such guard."""
+    min_average: float | None = Field(None, ge=0, le=1)
+    """Least average accuracy over the skills seen so far, a share of 1. null: no such guard."""
+    test: Literal["paired", "z"] = "paired"
+    """paired: the same eval items before and after, smoothed, largest statistic by bootstrap; z: means and errors."""
+    level: float = Field(0.05, gt=0, lt=0.5)
+    """How often a timestep that harms nothing may trip the guard, all its comparisons together."""
+    action: Literal["stop", "rollback", "retry"] = "stop"
+    """stop: end, and feed nothing until `lifelong rollback` or `lifelong accept`; rollback; retry with more replay."""
+    retries: int = Field(2, ge=1)
+    """How many times `retry` trains again before it stops."""
+    replay: float = Field(0.25, gt=0, le=1)
+    """Share of the budget that each retry gives to old samples of the harmed skills' clusters, over the one before."""
+
+
 class EncoderConfig(_Section):
     """The frozen encoder behind `vectors encoded` and the OFA expert."""
 
@@ -250,6 +271,7 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     lmms_eval: LmmsEvalConfig = LmmsEvalConfig()
+    guard: GuardConfig = GuardConfig()
     encoder: EncoderConfig = EncoderConfig()
     rater: RaterConfig = RaterConfig()
     experts: dict[str, dict[str, int | float | bool | str]] = {}

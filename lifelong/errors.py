@@ -9,6 +9,7 @@ EXIT_DONE = 0
 EXIT_INPUT = 1
 EXIT_USAGE = 2
 EXIT_RUN = 3
+EXIT_GUARD = 4
 EXIT_INTERRUPTED = 130
 
 
@@ -46,6 +47,21 @@ class TrainingError(InputError):
     def __reduce__(self) -> tuple[Any, ...]:
         # So that it can travel from the process that trains.
         return TrainingError, (self.fault, self.fix, self.step, self.items)
+
+
+class GuardError(LifelongError):
+    """A guard tripped. verdict: what was judged, as the ledger has it; undone: whether the timestep was taken back.
+
+    source: the dataset that the timestep was fed.
+    """
+
+    exit_code = EXIT_GUARD
+
+    def __init__(
+        self, message: str, timestep: int, verdict: dict[str, Any], undone: bool, source: str
+    ) -> None:
+        self.timestep, self.verdict, self.undone, self.source = timestep, verdict, undone, source
+        super().__init__(message)
 
 
 def _listed(items: Sequence[Any], most: int = 20) -> str:

@@ -24,6 +24,7 @@ def export(stores: Stores, out: Path, format: str, timestep: int | None = None) 
     """Write the selection of `timestep` in its order, or with None the live pool; returns the samples written.
 
     format: one of FORMATS. sharegpt also enters the file in LLaMA-Factory's `dataset_info.json` beside it.
+    Samples that were retired are left out.
 
     Raises:
         InputError: the timestep has selected nothing, or what is pruned and collected since; or the format is unknown.
@@ -74,7 +75,10 @@ def register_with_llama_factory(out: Path) -> None:
 
 
 def _samples(stores: Stores, ordinals: Iterable[int]) -> Iterator[Sample]:
+    retired = stores.pool.retired()
     for row in stores.pool.rows(ordinals):
+        if row.sample_id in retired:
+            continue  # nothing of it is left
         if row.status != "live" and not all(map(stores.media.knows, row.images)):
             raise InputError(
                 f"sample {row.sample_id} was {row.status} at timestep {row.changed} and its images are gone since "

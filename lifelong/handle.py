@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.config import RunConfig, read_config
+from lifelong.config import RunConfig, parse_config, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.progress import Progress, Silent
 from lifelong.space import bytes_on_disk, bytes_per_sample
+from lifelong.steer.guard import pending
 from lifelong.upkeep import FEEDING
 from stores.database import open_database
 from stores.digest import run_digest
@@ -42,29 +43,39 @@ class Handle:
         return read_config(self.root / CONFIG)
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, bytes,
+        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, forecast, bytes,
         bytes_per_sample.
 
         seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
-        before included. bytes_per_sample: of each timestep, see lifelong/space.py.
+        before included. bytes_per_sample: of each timestep, see lifelong/space.py. forecast: the seconds that were
+        foretold, None for a first timestep; forecast_error: how far off the timesteps were, a share. guard: the last
+        verdict, None where there is no guard. retired: each retirement, with the timesteps that trained on what it
+        took. origin: the run and timestep that this was forked from, or None.
         """
+        from lifelong.steer.forecast import beside
+        from lifelong.steer.guard import told_of
+
         with self.reading() as stores:
             ledger = stores.ledger
             timestep = ledger.last_timestep() or 0
             feeding = self._feeding(stores)
-            pending = ledger.pending()
+            following = ledger.pending()
             if feeding and feeding["timestep"] > timestep:
-                timestep, pending = feeding["timestep"], (feeding["timestep"], "ingest")
+                timestep, following = feeding["timestep"], (feeding["timestep"], "ingest")
             phases = ledger.phases(timestep)
             return {
                 "run_id": ledger.get_meta("run_id"),
                 "timestep": timestep,
-                "phase": pending[1] if pending else None,
+                "phase": following[1] if following else None,
                 "pool": stores.pool.counts(),
                 "seconds": {record.phase: round(record.seconds, 3) for record in phases},
                 "kept": {record.phase: round(record.kept, 3) for record in phases},
+                **beside(stores, timestep),
+                "guard": told_of(stores, timestep),
                 "bytes": bytes_on_disk(self.root),
                 "bytes_per_sample": bytes_per_sample(stores),
+                "retired": [event.told for event in ledger.events("retired")],
+                "origin": ledger.get_meta("origin"),
             }
 
     def curves(self) -> pd.DataFrame:
@@ -229,7 +240,9 @@ class Handle:
         if request is None:
             return None
         done = {record.phase for record in stores.ledger.phases(request["timestep"])}
-        return None if done >= set(PHASES) else request
+        config = parse_config(request["config"], "the configuration on record")
+        judged = not pending(stores, config, request["timestep"])
+        return None if done >= set(PHASES) and judged else request
 
     def __repr__(self) -> str:
         """One screen: where the run stands, and its skill matrix."""

@@ -23,6 +23,8 @@ from lifelong.phases.select import select
 from lifelong.phases.start import start
 from lifelong.phases.train import train
 from lifelong.room import require_room
+from lifelong.steer.forecast import keep_forecast
+from lifelong.steer.guard import watch_over
 from lifelong.upkeep import keep_config, settle
 from stores.clock import KEEPING
 from stores.commit import publish
@@ -44,6 +46,17 @@ PHASES: dict[str, Phase] = {
 
 
 def run_timestep(context: Context) -> None:
+    """Run the phases of a timestep that are not committed yet, in order; then it is judged, and put away.
+
+    Raises:
+        GuardError: a guard tripped.
+    """
+    run_phases(context)
+    watch_over(context)
+    settle(context.stores)
+
+
+def run_phases(context: Context) -> None:
     """Run the phases of a timestep that are not committed yet, in order."""
     for name, phase in PHASES.items():
         if context.stores.ledger.phase(context.timestep, name) is None:
@@ -51,8 +64,8 @@ def run_timestep(context: Context) -> None:
         if name == "ingest":
             _ensure_started(context)
             keep_config(context.stores, context.timestep, context.config)
+            keep_forecast(context.stores, context.config, context.timestep)
     publish_decisions(context.stores, context.timestep)
-    settle(context.stores)
 
 
 def _ensure_started(context: Context) -> None:

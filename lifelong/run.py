@@ -14,12 +14,14 @@ from lifelong.config import RunConfig, commented_yaml, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift
 from lifelong.errors import InputError, RunError, TrainingError, UsageError
-from lifelong.handle import CONFIG, Handle
+from lifelong.handle import CONFIG
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
 from lifelong.progress import Noting, Progress, as_asked
 from lifelong.recipes import read_recipe
 from lifelong.signals import MEASURED
+from lifelong.steer.guard import error_of, stopped
+from lifelong.steer.verbs import Steering
 from lifelong.stream import Stream, read_stream
 from lifelong.trackers import bring_in_line, require
 from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 # The phases import torch: a second writer, and whoever only reads, should not wait for it. Hence the imports below.
 
 
-class Run(Handle):
+class Run(Steering):
     """A lifelong run in a folder.
 
         run = Run.create("my-run", model="path/or/hub-name", recipe="adapt-inf")
@@ -144,14 +146,14 @@ class Run(Handle):
             InputError: the dataset cannot be read, or holds nothing new; the run is as it was.
             RunError: an earlier timestep is unfinished (`resume` it first), or another process is writing.
         """
-        label = name or _label(dataset)
+        label = name or label_of(dataset)
         feed = Feed(
             name=label,
-            train=_absolute(dataset),
+            train=absolute(dataset),
             skill=skill or label,
-            images=_absolute(images),
+            images=absolute(images),
             format=format,
-            eval=_absolute(eval),
+            eval=absolute(eval),
             metric=metric,
             licence=licence,
             origin=origin,
@@ -160,6 +162,7 @@ class Run(Handle):
             from lifelong.phases.ingest import refuse_repeated
 
             self._refuse_unfinished(stores)
+            self._refuse_stopped(stores)
             refuse_repeated(stores, feed)
             self._timestep(stores, self._arrive(stores, feed))
         return self.status()
@@ -174,6 +177,7 @@ class Run(Handle):
             from lifelong.phases.ingest import NothingNewError
 
             self._finish(stores, allow_drift)
+            self._refuse_stopped(stores)
             self._register_skills(stores, stream)
             for feed in stream.datasets:
                 fed = next((each for each in stores.pool.datasets() if each.name == feed.name), None)
@@ -216,6 +220,12 @@ class Run(Handle):
         with self._writing() as stores:
             self._refuse_unfinished(stores)
             return collect_garbage(stores, self.config.keep)
+
+    @contextmanager
+    def writing(self) -> Iterator[Stores]:
+        """The run's stores, to write. Raises: RunError if another process is writing."""
+        with self._writing() as stores:
+            yield stores
 
     def _timestep(self, stores: Stores, context: Context) -> None:
         from lifelong.loop import run_timestep
@@ -304,6 +314,11 @@ class Run(Handle):
                 f"finish it with `lifelong resume {self.root}`"
             )
 
+    def _refuse_stopped(self, stores: Stores) -> None:
+        verdict = stopped(stores)
+        if verdict is not None:
+            raise error_of(verdict, self.root)
+
     def _finish(self, stores: Stores, allow_drift: bool) -> bool:
         request = self._feeding(stores)
         if request is None:
@@ -351,23 +366,23 @@ class Run(Handle):
         """Clear away, and finish, what a killed process was at when it died, be it the making of the run."""
         if stores.ledger.get_meta("run_id") is None:
             stores.ledger.set_meta("run_id", uuid.uuid4().hex)
-        sweep(self.root, stores.ledger.known_paths(), FOLDERS)
-        last = stores.ledger.last_timestep() or 0
-        if last and not (self.root / "timesteps" / f"{last:04d}" / "decisions.parquet").exists():
-            from lifelong.loop import publish_decisions
+        from lifelong.steer.retire import finish as finish_retiring
+        from lifelong.steer.rollback import clear_aliases
 
-            publish_decisions(stores, last)
+        sweep(self.root, stores.ledger.known_paths(), FOLDERS)
+        clear_aliases(stores)
+        finish_retiring(stores)
         settle(stores)
 
 
-def _label(dataset: str | Path) -> str:
+def label_of(dataset: str | Path) -> str:
     """A name for a dataset that was given none: the file's, or its folder's where the file is only "train"."""
     path = Path(dataset)
     stem = path.name.split(".")[0].split("{")[0].rstrip("-_") or path.parent.name
     return path.absolute().parent.name if stem in ("train", "data") else stem
 
 
-def _absolute(path: str | Path | None) -> str | None:
+def absolute(path: str | Path | None) -> str | None:
     from lifelong.stream import located
 
     return None if path is None else located(str(path), Path.cwd())

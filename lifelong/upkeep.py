@@ -19,6 +19,7 @@ from stores.fsck import FOLDERS
 from stores.ledger import FileRecord
 from stores.repack import dead_packs, repack
 from stores.shards import Shard
+from stores.undo import events_undone, forget_undone, paths_undone
 
 FEEDING = "feeding"
 """Key of the request that is under way: timestep, feed and configuration; null where none is."""
@@ -53,6 +54,8 @@ def settle(stores: Stores) -> None:
 
     Can be done again at any time while no timestep is under way; where nothing is left to do it changes nothing.
     """
+    from lifelong.steer.guard import pending
+
     last = _last_finished(stores)
     if last is None:
         return
@@ -60,6 +63,9 @@ def settle(stores: Stores) -> None:
     if request is not None and request["timestep"] > last:
         return  # the next timestep is under way, though none of its phases is committed yet
     if request is not None:
+        config = parse_config(request["config"], "the configuration on record")
+        if pending(stores, config, last):
+            return  # its guard has yet to judge it
         with transaction(stores.db):
             # A timestep that an earlier version finished has its configuration in the request alone.
             if config_of(stores, last) is None:
@@ -73,16 +79,19 @@ def settle(stores: Stores) -> None:
     _release(stores, keep, signals)
     if stores.ledger.get_meta(SETTLED) != done and keep.signals:
         stores.ledger.set_meta(SETTLED, done)
-    _copy_and_sweep(stores)
+    copy_and_sweep(stores)
 
 
 def collect_garbage(stores: Stores, keep: KeepConfig) -> list[Freed]:
     """Let go what `keep` does not ask for, and the images that nothing needs any more; no timestep may be under way."""
     freed = list(removable(stores, keep))
+    if events_undone(stores.db):
+        with transaction(stores.db):
+            forget_undone(stores.db)
     _release(stores, keep, _old_signals(stores, keep))
     if dead_packs(stores.media):
         repack(stores.media)
-    _copy_and_sweep(stores)
+    copy_and_sweep(stores)
     return freed
 
 
@@ -90,6 +99,8 @@ def removable(stores: Stores, keep: KeepConfig) -> Iterator[Freed]:
     """What `collect_garbage` would remove."""
     for path in garbage(stores.root, stores.ledger.known_paths(), FOLDERS):
         yield Freed(path, _size(stores, path), "no row needs it")
+    for path in sorted(paths_undone(stores.db)):
+        yield Freed(path, _size(stores, path), "of a timestep that was taken back")
     for record in _old_adapters(stores, keep):
         yield Freed(record.committed.path, record.committed.bytes, f"{record.holds}: beyond keep.checkpoints")
     for shard in _old_signals(stores, keep):
@@ -110,9 +121,9 @@ def _release(stores: Stores, keep: KeepConfig, signals: list[Shard]) -> None:
             stores.ledger.release_shards(shard.timestep, shard.kind, shard.position)
 
 
-def _copy_and_sweep(stores: Stores) -> None:
-    """The new copy first: what only the old one needs is garbage after it."""
-    if not is_current(stores.db, stores.root):
+def copy_and_sweep(stores: Stores, *, anew: bool = False) -> None:
+    """The new copy first: what only the old one needs is garbage after it. anew: copy in any case."""
+    if anew or not is_current(stores.db, stores.root):
         back_up(stores.db, stores.root)
     sweep(stores.root, stores.ledger.known_paths(), FOLDERS)
 

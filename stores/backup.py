@@ -21,6 +21,10 @@ BACKUP = f"{BACKUP_FOLDER}/database.sqlite"
 KNOWN_PATHS = (
     "SELECT path FROM files UNION SELECT path FROM shards UNION SELECT path FROM media WHERE kind = 'packed'"
 )
+KNOWN_UNDONE = """
+SELECT json_extract(was, '$.path') FROM undone WHERE change = 'removed' AND "table" IN ('files', 'shards')
+"""
+"""Paths of timesteps that were taken back: they stay until `gc`."""
 _FINISHED = "SELECT max(timestep) FROM phases WHERE phase = 'prune'"
 
 
@@ -52,15 +56,23 @@ def is_current(db: Database, root: Path) -> bool:
     with _opened(root) as copy:
         if copy is None:
             return False
-        return all(
-            set(copy.execute(question)) == set(db.execute(question)) for question in (_FINISHED, KNOWN_PATHS)
-        )
+        finished = set(copy.execute(_FINISHED)) == set(db.execute(_FINISHED))
+        return finished and known_paths(copy) == known_paths(db.conn)
+
+
+def known_paths(connection: sqlite3.Connection) -> set[str]:
+    """Every path that a row of a database points to, those of timesteps taken back included."""
+    known = {path for (path,) in connection.execute(KNOWN_PATHS)}
+    # A copy made by an earlier version has no such table.
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'undone'").fetchone() is not None:
+        known |= {path for (path,) in connection.execute(KNOWN_UNDONE)}
+    return known
 
 
 def paths_in_backup(root: Path) -> set[str]:
     """The paths that rows of the copy point to: they stay until the next copy is made."""
     with _opened(root) as copy:
-        return set() if copy is None else {path for (path,) in copy.execute(KNOWN_PATHS)}
+        return set() if copy is None else known_paths(copy)
 
 
 def timestep_of_backup(root: Path) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sqlite_utils import Database
 
-from stores.backup import KNOWN_PATHS, paths_in_backup
+from stores.backup import known_paths, paths_in_backup
 from stores.clock import keeping
 from stores.commit import Committed, verify
 from stores.database import transaction
@@ -63,6 +63,16 @@ class Released:
     timestep: int
     kind: str
     weights: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was done to the run, not by a timestep. timestep: the last one then; told: any JSON object."""
+
+    number: int
+    timestep: int
+    kind: str
+    told: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +223,11 @@ class Ledger:
             [record.timestep, record.kind, *astuple(committed), to_json(weights)],
         )
 
+    def replace_file(self, record: FileRecord, committed: Committed) -> None:
+        """Put another file in a committed one's place; that one is then garbage."""
+        self.db.execute("DELETE FROM files WHERE path = ?", [record.committed.path])
+        self._add_file(record.timestep, record.phase, record.kind, committed)
+
     def released(self) -> list[Released]:
         """The files let go, by timestep and kind."""
         cursor = self.db.execute("SELECT timestep, kind, weights FROM released ORDER BY timestep, kind")
@@ -223,7 +238,7 @@ class Ledger:
 
     def known_paths(self) -> set[str]:
         """Every path that a row points to, here or in the database's copy, relative to root: what `sweep` must keep."""
-        return {path for (path,) in self.db.execute(KNOWN_PATHS)} | paths_in_backup(self.root)
+        return known_paths(self.db.conn) | paths_in_backup(self.root)
 
     def record_evaluation(
         self, timestep: int, skill: str, metric: str, value: float, stderr: float, n: int
@@ -259,6 +274,21 @@ class Ledger:
             "SELECT ordinal FROM selections WHERE timestep = ? ORDER BY position", [timestep]
         )
         return np.fromiter((ordinal for (ordinal,) in cursor), dtype=np.int64)
+
+    def record_event(self, timestep: int, kind: str, told: dict[str, Any]) -> int:
+        """Put what was done to the run on record, for good; returns its number."""
+        cursor = self.db.execute(
+            "INSERT INTO events (timestep, kind, told) VALUES (?, ?, ?)", [timestep, kind, to_json(told)]
+        )
+        return int(cursor.lastrowid or 0)
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """What was done to the run, of one kind if asked, in order."""
+        cursor = self.db.execute(
+            "SELECT number, timestep, kind, told FROM events WHERE :kind IS NULL OR kind = :kind ORDER BY number",
+            {"kind": kind},
+        )
+        return [Event(number, timestep, name, json.loads(told)) for number, timestep, name, told in cursor]
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a key, replacing an earlier one."""

@@ -107,10 +107,26 @@ CREATE TABLE lengths (ordinal INTEGER PRIMARY KEY REFERENCES samples (ordinal), 
 # Seconds that the stores took of each phase's (stores/clock.py); 0 for phases that were committed before.
 _KEPT = "ALTER TABLE phases ADD COLUMN kept REAL NOT NULL DEFAULT 0;"
 
+# Steering: rows of timesteps that were taken back, kept until `gc` (stores/undo.py); what was done to the run, which
+# is never taken back; samples that must not come back; what each timestep was foretold to take.
+_STEERING = """
+CREATE TABLE undone (
+    number INTEGER PRIMARY KEY, event INTEGER NOT NULL, "table" TEXT NOT NULL,
+    change TEXT NOT NULL CHECK (change IN ('removed', 'altered')), was TEXT NOT NULL
+);
+CREATE INDEX undone_event ON undone (event);
+CREATE TABLE events (number INTEGER PRIMARY KEY, timestep INTEGER NOT NULL, kind TEXT NOT NULL, told TEXT NOT NULL);
+CREATE TABLE retired (
+    sample_id TEXT PRIMARY KEY, reason TEXT NOT NULL, timestep INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE forecasts (timestep INTEGER PRIMARY KEY, seconds TEXT NOT NULL);
+"""
+
 MIGRATIONS = (
     Migration(1, "first schema", "0.1.0", _FIRST_SCHEMA),
     Migration(2, "seals and released files", "0.1.0", _SEALS),
     Migration(3, "environments of phases", "0.1.0", _ENVIRONMENTS),
     Migration(4, "lengths of samples", "0.1.0", _LENGTHS),
     Migration(5, "seconds of keeping", "0.1.0", _KEPT),
+    Migration(6, "steering", "0.1.0", _STEERING),
 )

@@ -94,13 +94,16 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Who holds a sample_id already."""
+    """Who holds a sample_id already. why: what a retired one was retired for."""
 
     dataset: str
     status: str
     changed: int
+    why: str = ""
 
     def reason(self) -> str:
+        if self.status == "retired":
+            return f"exact copy of a sample that was retired after timestep {self.changed} ({self.why})"
         if self.status == "live":
             return f'exact copy of a live sample of dataset "{self.dataset}"'
         return f'exact copy of a sample {self.status} at timestep {self.changed} (dataset "{self.dataset}")'
@@ -261,19 +264,32 @@ class Pool:
         return (_pool_row(record) for record in self.db.execute(sql, values))
 
     @kept
+    def held(self, sample_ids: Sequence[str]) -> dict[str, str]:
+        """Which of the samples would not join because the pool has held them: sample_id → why."""
+        found = [self._held(batch) for batch in batched(sample_ids, CHUNK)]
+        return {sample_id: holder.reason() for part in found for sample_id, holder in part.items()}
+
+    def retired(self) -> dict[str, str]:
+        """The samples that were retired: sample_id → why. They do not come back."""
+        return dict(self.db.execute("SELECT sample_id, reason FROM retired").fetchall())
+
+    @kept
     def counts(self) -> dict[str, int]:
         """How many samples, and how many rows refused.
 
-        arrived = live + pruned + quarantined; rejected, duplicates: rows; selected: samples ever selected.
+        arrived = live + pruned + quarantined; rejected, duplicates: rows; selected: samples ever selected; retired:
+        those of the pruned and quarantined that were retired, left out where there are none.
         """
         by_status = dict(self.db.execute("SELECT status, count(*) FROM samples GROUP BY status").fetchall())
         refused = dict(self.db.execute("SELECT outcome, count(*) FROM refusals GROUP BY outcome").fetchall())
         selected = self.db.execute("SELECT count(DISTINCT ordinal) FROM selections").fetchone()[0]
+        retired = self.db.execute("SELECT count(*) FROM samples JOIN retired USING (sample_id)").fetchone()[0]
         return {
             "arrived": sum(by_status.values()),
             "live": by_status.get("live", 0),
             "pruned": by_status.get("pruned", 0),
             "quarantined": by_status.get("quarantined", 0),
+            **({"retired": retired} if retired else {}),
             "rejected": refused.get("rejected", 0),
             "duplicates": refused.get("duplicate", 0),
             "selected": selected,
@@ -337,12 +353,12 @@ class Pool:
         return accepted, refusals
 
     def _held(self, sample_ids: list[str]) -> dict[str, _Held]:
-        cursor = self.db.execute(
-            "SELECT sample_id, dataset, status, changed FROM samples"
-            f" WHERE sample_id IN ({marks(len(sample_ids))})",
-            sample_ids,
-        )
-        return {sample_id: _Held(*rest) for sample_id, *rest in cursor}
+        named = f"WHERE sample_id IN ({marks(len(sample_ids))})"
+        held = self.db.execute(f"SELECT sample_id, dataset, status, changed FROM samples {named}", sample_ids)
+        retired = self.db.execute(f"SELECT sample_id, reason, timestep FROM retired {named}", sample_ids)
+        return {sample_id: _Held(*rest) for sample_id, *rest in held} | {
+            sample_id: _Held("", "retired", timestep, reason) for sample_id, reason, timestep in retired
+        }
 
     @kept
     def _insert(self, timestep: int, dataset: str, skill: str, first: int, arrivals: list[Arrival]) -> None:
@@ -393,6 +409,9 @@ def _pool_row(record: tuple[Any, ...]) -> PoolRow:
     return PoolRow(*values)
 
 
+_FIXES = {"retired": "nothing to do: what was retired does not come back"}
+
+
 def _duplicate(arrival: Arrival, holder: _Held) -> Refusal:
     return Refusal(
         file=arrival.file,
@@ -400,7 +419,7 @@ def _duplicate(arrival: Arrival, holder: _Held) -> Refusal:
         source_id=arrival.source_id,
         outcome="duplicate",
         reason=holder.reason(),
-        fix="nothing to do: the pool takes each sample once",
+        fix=_FIXES.get(holder.status, "nothing to do: the pool takes each sample once"),
         of=arrival.sample_id,
     )
 

@@ -34,8 +34,8 @@ class DeadPack:
 
 def dead_packs(media: Media) -> list[DeadPack]:
     """The packs that `repack` would empty, by path."""
-    with _needed(media.db):
-        return _dead_packs(media.db)
+    with _needed(media.db, _NEEDED):
+        return _dead_packs(media.db, DEAD_SHARE)
 
 
 def repack(media: Media, *, pack_bytes: int = PACK_BYTES) -> list[DeadPack]:
@@ -44,8 +44,19 @@ def repack(media: Media, *, pack_bytes: int = PACK_BYTES) -> list[DeadPack]:
     The old packs are garbage afterwards, for `sweep`. Raises: DamagedError if a living image is damaged; nothing is
     forgotten then.
     """
-    with _needed(media.db):
-        packs = _dead_packs(media.db)
+    return _emptied(media, _NEEDED, DEAD_SHARE, pack_bytes)
+
+
+def repack_without(media: Media, needed: str, *, pack_bytes: int = PACK_BYTES) -> list[DeadPack]:
+    """The same for every pack with an image that is not needed. needed: SQL that gives the sha256 of those that are."""
+    return _emptied(
+        media, f"CREATE TEMP TABLE needed AS SELECT DISTINCT sha256 FROM ({needed})", 0.0, pack_bytes
+    )
+
+
+def _emptied(media: Media, needed: str, share: float, pack_bytes: int) -> list[DeadPack]:
+    with _needed(media.db, needed):
+        packs = _dead_packs(media.db, share)
         moved: list[MediaRow] = []
         for stem, group in groupby(packs, key=lambda pack: pack.path.rsplit("/", 1)[1].rsplit("-", 1)[0]):
             writer = _Mover(media, stem, pack_bytes)
@@ -71,9 +82,9 @@ class _Mover(MediaWriter):
 
 
 @contextmanager
-def _needed(db: Database) -> Iterator[None]:
+def _needed(db: Database, sql: str) -> Iterator[None]:
     """A temporary table of the images that something needs."""
-    db.execute(_NEEDED)
+    db.execute(sql)
     db.execute("CREATE UNIQUE INDEX temp.needed_sha256 ON needed (sha256)")
     try:
         yield
@@ -81,11 +92,11 @@ def _needed(db: Database) -> Iterator[None]:
         db.execute("DROP TABLE temp.needed")
 
 
-def _dead_packs(db: Database) -> list[DeadPack]:
+def _dead_packs(db: Database, share: float) -> list[DeadPack]:
     cursor = db.execute(
         "SELECT path, sum(length), sum(CASE WHEN sha256 IN (SELECT sha256 FROM needed) THEN 0 ELSE length END) AS dead"
         " FROM media WHERE kind = 'packed' GROUP BY path HAVING dead > ? * sum(length) ORDER BY path",
-        [DEAD_SHARE],
+        [share],
     )
     return [DeadPack(*record) for record in cursor]
 

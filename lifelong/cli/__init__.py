@@ -1,4 +1,5 @@
-"""The command line: a thin command per verb. Exit codes: 0 done, 1 input, 2 usage, 3 run, 130 interrupted.
+"""The command line: a thin command per verb. Exit codes: 0 done, 1 input, 2 usage, 3 run,
+4 a guard tripped, 130 interrupted.
 
 A command is a function in one of the modules of this package, and a line in COMMANDS.
 """
@@ -22,6 +23,7 @@ from lifelong.cli.options import say
 from lifelong.cli.recipe import app as recipe_app
 from lifelong.cli.report import report
 from lifelong.cli.serve import serve
+from lifelong.cli.steering import accept, diff, fork, plan, retire, rollback, watch
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.engines.launch import join
 from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
@@ -59,6 +61,13 @@ COMMANDS = {
     "digest": digest,
     "fsck": fsck,
     "gc": gc,
+    "plan": plan,
+    "watch": watch,
+    "fork": fork,
+    "rollback": rollback,
+    "accept": accept,
+    "retire": retire,
+    "diff": diff,
     "demo": demo,
 }
 for name, command in COMMANDS.items():

@@ -92,8 +92,8 @@ def _status_text(status: dict[str, Any]) -> str:
     stands = f"at phase {status['phase']}" if status["phase"] else "finished"
     return (
         f"run {status['run_id']}\ntimestep {status['timestep']}, {stands}\npool: {pool}\n"
-        f"{_times(status['seconds'], status['kept'])}\n{status['bytes'] / 1e6:.1f} MB on disk"
-        f"{_sizes(status['bytes_per_sample'])}"
+        f"{_times(status)}\n{_forecast_error(status['forecast_error'])}{_guard(status['guard'])}{_steered(status)}"
+        f"{status['bytes'] / 1e6:.1f} MB on disk{_sizes(status['bytes_per_sample'])}"
     )
 
 
@@ -108,11 +108,41 @@ def _sizes(timesteps: list[dict[str, Any]]) -> str:
     return "\n".join(["", "bytes a sample: samples    signals    tables, by timestep", *rows])
 
 
-def _times(seconds: dict[str, float], kept: dict[str, float]) -> str:
-    """A line for each phase with its seconds, and how many of them SQLite and files took."""
+def _times(status: dict[str, Any]) -> str:
+    """A line for each phase: its seconds, how many of them SQLite and files took, and what was foretold."""
+    seconds, kept, foretold = status["seconds"], status["kept"], status["forecast"]
     if not seconds:
         return "this timestep: nothing yet"
-    lines = [f"  {name:<9} {value:8.1f} s  {kept[name]:7.2f} s" for name, value in seconds.items()]
+
+    def line(name: str, value: float, keeping: float, told: float | None) -> str:
+        return f"  {name:<9} {value:8.1f} s  {keeping:7.2f} s" + ("" if told is None else f"  {told:8.1f} s")
+
+    lines = [line(name, s, kept[name], foretold[name] if foretold else None) for name, s in seconds.items()]
     total, keeping = sum(seconds.values()), sum(kept.values())
-    share = f"  {'in all':<9} {total:8.1f} s  {keeping:7.2f} s, {100 * keeping / max(total, 1e-9):.1f} %"
-    return "\n".join(["this timestep             keeping it", *lines, share])
+    share = f"  keeping it is {100 * keeping / max(total, 1e-9):.1f} %"
+    lines.append(line("in all", total, keeping, sum(foretold.values()) if foretold else None) + share)
+    return "\n".join(["this timestep             keeping it" + ("    forecast" if foretold else ""), *lines])
+
+
+def _forecast_error(error: dict[str, Any]) -> str:
+    if error["mean"] is None:
+        return ""
+    return f"forecasts were off by {100 * error['mean']:.0f} % on average of {len(error['timesteps'])} timesteps\n"
+
+
+def _steered(status: dict[str, Any]) -> str:
+    lines = [
+        f"retired: {each['samples']} samples ({each['reason']}); timesteps that trained on some: "
+        f"{', '.join(map(str, each['trained_on'])) or 'none'}; last clean adapter: timestep {each['clean']}\n"
+        for each in status["retired"]
+    ]
+    if origin := status["origin"]:
+        lines.append(f"forked from timestep {origin['timestep']} of {origin['folder']}\n")
+    return "".join(lines)
+
+
+def _guard(guard: dict[str, Any] | None) -> str:
+    if guard is None:
+        return ""
+    retried = f" after {guard['retried']} retries" if guard["retried"] else ""
+    return f"guard: {guard['action'] or 'holds'}{retried}, {guard['told']}\n"

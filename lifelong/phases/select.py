@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from lifelong.config import budget_of
 from lifelong.context import Context, Outcome
 from lifelong.lengths import sample_lengths
+from lifelong.steer.retry import groups_of
 from lifelong.train import training_order
 from lifelong.unjudged import kept_apart
 from policies.allocators import ClusterFacts, proportional
@@ -25,14 +28,14 @@ def select(context: Context) -> Outcome:
     pool = stores.pool.arrays()
     is_new = pool["arrived"] == context.timestep
     budget = budget_of(config.budget, context.result("ingest")["accepted"])
-    groups = method.candidates.groups(is_new, budget)
+    groups = groups_of(context, labels, is_new, budget)
     rank = np.full(len(labels), UNRANKED, dtype=np.int32)
     stratum = np.full(len(labels), UNRANKED, dtype=np.int32)
     candidate = np.zeros(len(labels), dtype=bool)
     read = context.signals().read(method.sample.needs, labels) if method.sample.needs else {}
     apart = kept_apart(context, len(labels))
     chosen: list[np.ndarray] = []
-    for group in groups:
+    for group in map(partial(_without, rank), groups):
         candidate |= group.mask
         chosen += _select_group(context, group, read, score, clusters, apart, rank, stratum)
     selected = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
@@ -53,6 +56,12 @@ def select(context: Context) -> Outcome:
     }
     record = stores.ledger.record_selection
     return Outcome(result, files, lambda: record(context.timestep, ordinals[selected]))
+
+
+def _without(rank: np.ndarray, group: Group) -> Group:
+    """A group without what an earlier one has taken."""
+    mask = group.mask & (rank == UNRANKED)
+    return Group(group.name, mask, min(group.budget, int(mask.sum())))
 
 
 def _select_group(

@@ -16,6 +16,7 @@ from lifelong.report.scores import Distribution, distributions
 from lifelong.report.settings import costs, in_all, settings
 from lifelong.report.standing import KINDS_OF_REFUSAL, intakes, refusals, standing
 from lifelong.routes import routes
+from lifelong.steer.history import foretold, history
 
 POINTS = 12_000
 """Samples on all maps together."""
@@ -85,6 +86,8 @@ def gather(stores: Stores, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
         "pairs": pairs,
         "costs": spent,
         "spent": in_all(spent),
+        "steered": history(stores),
+        "foretold": foretold(stores),
         "settings": settings(stores, done),
         "absent": absent.told(),
     }

@@ -41,6 +41,7 @@ SECTIONS = [
     "scores",
     "pairs",
     "costs",
+    "steering",
     "settings",
 ]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\u2028"

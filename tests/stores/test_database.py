@@ -22,7 +22,8 @@ def test_a_new_database_is_durable_and_has_the_whole_schema(db: Database) -> Non
     assert pragmas == {"synchronous": 2, "foreign_keys": 1}
     samples = {"datasets", "samples", "contents", "lengths", "refusals", "media", "skills", "evals"}
     ledger = {"meta", "phases", "shards", "files", "released", "evaluations", "selections"}
-    assert set(db.table_names()) == samples | ledger | {"migrations", "seals"}
+    steering = {"undone", "events", "retired", "forecasts"}
+    assert set(db.table_names()) == samples | ledger | steering | {"migrations", "seals"}
     recorded = db.execute("SELECT number, name, since FROM migrations").fetchall()
     assert recorded == [(each.number, each.name, each.since) for each in MIGRATIONS]
 

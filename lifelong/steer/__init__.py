@@ -1,0 +1,1 @@
+"""Steering a run: plan, guard, roll back, fork, compare, retire, and watch a folder."""
