@@ -31,7 +31,7 @@ fuzz: .venv/.ready
 
 # Style, types, the contracts of the wings, the wheel, and that every command in the documentation works.
 check: .venv/.ready
-	$(BIN)/python -m ruff check lifelong policies stores tests benchmarks
+	$(BIN)/python -m ruff check lifelong policies stores tests benchmarks docs
 	$(BIN)/python -m ruff format --check lifelong policies stores tests
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests/package tests/docs
