@@ -6,17 +6,27 @@ processes that torchrun or `accelerate launch` started. Results do not depend on
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lifelong.engines.base import Engine, Job, Worker
-from lifelong.engines.local import Local
 from lifelong.errors import UsageError
 
 if TYPE_CHECKING:
     from lifelong.context import ModelHolder
+    from lifelong.engines.base import Engine, Job, Worker
+    from lifelong.engines.local import Local
 
 __all__ = ["Engine", "Job", "Local", "Worker", "open_engine"]
+
+_PLACES = {"Engine": "base", "Job": "base", "Worker": "base", "Local": "local"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: the command line asks for `launch` alone, and its help should not wait for the stores.
+    if name in _PLACES:
+        return getattr(import_module(f"lifelong.engines.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'lifelong.engines' has no attribute {name!r}")
 
 
 def open_engine(root: Path, models: ModelHolder) -> Engine:
@@ -25,7 +35,9 @@ def open_engine(root: Path, models: ModelHolder) -> Engine:
     Raises:
         UsageError: its package is not installed, or the process was not launched as it needs.
     """
+    from lifelong.engines.base import Worker
     from lifelong.engines.launch import joined
+    from lifelong.engines.local import Local
 
     kind, launch = models.config.engine, joined()
     if kind == "ray":
