@@ -9,7 +9,7 @@ is a process of its own; its imports are not counted. `peak_mb` is the largest r
     python benchmarks/scale.py --scalselect [--rows …] [--quick]
 
 With --folder what was made and measured stays there: a long benchmark can be run in pieces (`--only ingest measure`),
-and the growth is that of all sizes in the folder; a phase that is there already is timed again, without its commit.
+and the growth is that of all sizes in the folder; a phase happens once, and is timed once.
 Exponents are the slope of log seconds on log rows over all sizes, and between the last two: of CPU seconds, which other
 work disturbs less, where all sizes have them, else of those of the wall; a step under 0.2 s at the largest size is not
 judged by them. The released algorithm (released.py) runs on the same clusters where it fits; `fits_rows` is the pool

@@ -104,10 +104,7 @@ def phase(name: str, timer: Timer, folder: Path) -> None:
     import_all()
     with writing(folder) as stores:
         given = context(stores, folder, timer.rows)
-        again = stores.ledger.phase(1, name) is not None
-        timer.time(
-            name, partial(PHASES[name], given) if again else partial(run_phase, given, 1, name, PHASES[name])
-        )
+        timer.time(name, partial(run_phase, given, 1, name, PHASES[name]))
 
 
 def prune(timer: Timer, folder: Path) -> None:
@@ -118,7 +115,7 @@ def prune(timer: Timer, folder: Path) -> None:
 
     import_all()
     with writing(folder) as stores:
-        for untouched in {"train", "evaluate"} - {record.phase for record in stores.ledger.phases(1)}:
+        for untouched in ("train", "evaluate"):
             stores.ledger.commit(1, untouched, seed=0, result={"skills": {}}, seconds=0.0)
         semdedup, decisions, write = pruners.semdedup, module.Decisions.of, module.write_decisions
         pruners.semdedup = lambda *given, **more: timer.time(
@@ -128,10 +125,7 @@ def prune(timer: Timer, folder: Path) -> None:
         module.write_decisions = lambda *given: timer.time("write decisions", partial(write, *given))
         given = context(stores, folder, timer.rows)
         began = time.perf_counter(), time.process_time()
-        again = stores.ledger.phase(1, "prune") is not None
-        last = peak_mb(
-            partial(module.prune, given) if again else partial(run_phase, given, 1, "prune", module.prune)
-        )
+        last = peak_mb(partial(run_phase, given, 1, "prune", module.prune))
         peaks = [row["peak_mb"] for row in timer.found] + [last]
         seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
         timer.put("prune", seconds, max(filter(None, peaks), default=None), cpu_seconds=cpu)

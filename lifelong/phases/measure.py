@@ -46,12 +46,13 @@ def _blocks(context: Context, asked: np.ndarray) -> Iterator[MeasureBlock]:
     """The blocks of the samples that are due which have no shard yet."""
     stores, size, plan = context.stores, context.config.measure.shard_size, context.method.measures
     committed = {shard.position for shard in stores.ledger.shards(context.timestep, MEASURED)}
+    missing = [position for position in range(-(-len(asked) // size)) if position not in committed]
+    if not missing:
+        return
     # A one-shot selection that asks nothing of a model needs none.
     needs_model = plan.from_model or context.config.model.path
     adapter = context.within(context.adapter(context.timestep - 1)) if needs_model else ""
-    for position in range(-(-len(asked) // size)):
-        if position in committed:
-            continue
+    for position in missing:
         ordinals = asked[position * size : (position + 1) * size]
         # Where nothing is asked of the model a sample is only read, once: when it arrives.
         rows = [
