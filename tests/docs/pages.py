@@ -98,6 +98,10 @@ def blocks(page: Path) -> list[Block]:
                 )
             found.append(block)
             orders = {}
+        elif line.startswith("    lifelong "):
+            raise PageError(
+                f"{page}:{number}: write a command in a fenced block of `console`, so that it is run"
+            )
         elif line.strip() and orders:
             raise PageError(f"{page}:{number}: an order to a test stands above no block")
     return found
