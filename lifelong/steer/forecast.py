@@ -29,9 +29,10 @@ DATABASE_PER_ROW = 1500
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """What a dataset would bring. tokens: of the accepted samples; image_bytes: of images that the run does not have;
-    answers: eval items that it brings, of a skill that is not tested yet."""
+    """What a dataset would bring. skill: its own; text_chars, images: of the accepted samples; image_bytes: of images
+    that the run does not have; answers: eval items that it brings, of a skill that is not tested yet."""
 
+    skill: str
     rows: int
     accepted: int
     text_chars: int
@@ -62,8 +63,13 @@ def forecast(stores: Stores, config: RunConfig, arriving: Arriving, timestep: in
     ahead = work.ahead(config, arriving, timestep)
     seconds = {}
     for phase in PHASES:
-        pairs = [(work.of(t)[phase], _seconds(stores, t, phase)) for t in done]
-        seconds[phase] = round(_rate(pairs) * ahead[phase], 3)
+        # What is not learned is answered at length: such answers take what they took before any training.
+        aside = work.untrained() if phase == "evaluate" else 0.0
+        pairs = [
+            (work.of(t)[phase], max(_seconds(stores, t, phase) - aside * work.of(t)["unlearned"], 0.0))
+            for t in done
+        ]
+        seconds[phase] = round(_rate(pairs) * ahead[phase] + aside * ahead["unlearned"], 3)
     return Forecast(seconds, _bytes(stores, config, arriving, done[-1], ahead), len(done))
 
 
@@ -127,7 +133,7 @@ class _Work:
                 "measure": tokens * _fresh(results["measure"]),
                 **dict.fromkeys(("cluster", "route", "select", "prune"), live),
                 "train": self._tokens_of(trained) * config.train.epochs,
-                "evaluate": sum(self._items(config).get(s, 0) for _, s in cells_of(results["evaluate"])),
+                **self._answers(results["evaluate"], config),
             }
         return self._known[timestep]
 
@@ -140,7 +146,10 @@ class _Work:
         tokens = self._sum(_TOKENS, before, timestep) + new_tokens
         budget = min(budget_of(config.train.budget, arriving.accepted), live)
         tested = {cell.skill for cell in self._stores.ledger.evaluations()}
-        asked = sum(count for skill, count in self._items(config).items() if skill in tested)
+        arrived = {skill.name for skill in self._stores.evals.skills() if skill.timestep is not None}
+        arrived.add(arriving.skill)
+        items = {skill: count for skill, count in self._items(config).items() if skill in tested}
+        learned = sum(count for skill, count in items.items() if skill in arrived)
         limit = config.evaluate.limit
         new = min(arriving.answers, limit) if limit else arriving.answers
         return {
@@ -150,7 +159,8 @@ class _Work:
             "train": self._trained(config, budget, tokens / max(live, 1), new_tokens, arriving)
             * config.train.epochs,
             # A new skill is tested as it was at first, before this timestep, and after it.
-            "evaluate": asked + 3 * new,
+            "evaluate": learned + new,
+            "unlearned": sum(items.values()) - learned + 2 * new,
         }
 
     def _trained(
@@ -160,6 +170,21 @@ class _Work:
         groups = method(config.recipe, config).candidates.groups(np.array([False, True]), 2)
         only_new = all(group.name == "new" for group in groups)
         return budget * (new_tokens / max(arriving.accepted, 1) if only_new else a_sample)
+
+    def untrained(self) -> float:
+        """Seconds an answer before any training; 0 where nothing was asked then, and answers are all counted alike."""
+        record = self._stores.ledger.phase(0, "start")
+        asked = self._answers(record.result, self._config(1))["unlearned"] if record is not None else 0
+        return record.seconds / asked if record is not None and asked else 0.0
+
+    def _answers(self, result: dict[str, Any], config: RunConfig) -> dict[str, float]:
+        """Eval items that a phase asked: of skills whose data had arrived, and of others."""
+        arrived = {skill.name: skill.timestep for skill in self._stores.evals.skills()}
+        items, counts = self._items(config), {"evaluate": 0.0, "unlearned": 0.0}
+        for after, skill in cells_of(result):
+            first = arrived.get(skill)
+            counts["unlearned" if first is None or first > after else "evaluate"] += items.get(skill, 0)
+        return counts
 
     def _items(self, config: RunConfig) -> dict[str, int]:
         """Eval items of each skill, as many as are asked."""
@@ -229,7 +254,7 @@ def _arrived(stores: Stores, timestep: int) -> Arriving:
     (answers,) = stores.db.execute(
         "SELECT count(*) FROM evals WHERE skill NOT IN (SELECT skill FROM evaluations)"
     ).fetchone()
-    return Arriving(fed.rows, fed.accepted, int(chars), int(images), int(image_bytes), answers)
+    return Arriving(fed.skill, fed.rows, fed.accepted, int(chars), int(images), int(image_bytes), answers)
 
 
 def _seconds(stores: Stores, timestep: int, phase: str) -> float:

@@ -49,7 +49,7 @@ def plan(stores: Stores, config: RunConfig, feed: Feed) -> dict[str, Any]:
     answers = _answers(stores, feed)
     accepted = read.counts["accepted"]
     rows = sum(read.counts.values())
-    arriving = Arriving(rows, accepted, read.chars, read.images, read.image_bytes, answers)
+    arriving = Arriving(feed.skill, rows, accepted, read.chars, read.images, read.image_bytes, answers)
     foretold = forecast(stores, config, arriving, timestep)
     alike = likeness(stores, config, [_conversation(sample) for sample in kept], rng)
     wrong = list(errors(stores).values())
