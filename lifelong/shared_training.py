@@ -67,6 +67,7 @@ class SharedTrainer(AdapterTrainer):
         loss, split = self._agree(self._loss, float(self._split))
         self.record.loss += loss
         self.record.split += int(split)
+        self._tr_loss += loss - self._loss  # what transformers logs is the whole batch's too
         self._loss, self._split = 0.0, 0
         sum_gradients(list(model.parameters()), self._peers)
         return super()._clip_grad_norm(model)

@@ -154,7 +154,7 @@ class _Fitting(threading.Thread):
     def run(self) -> None:
         try:
             self._fit()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the latter where Ray is shut down around it
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             self.fault = (lines or [type(error).__name__])[-1][:300]
 
