@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The torch build for CPUs has no CUDA packages behind it; constraints.txt pins what was tested.
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow durability fuzz check docs format clean
+.PHONY: demo test test-slow durability fuzz lint check docs format clean
 
 demo: .venv/.ready
 	$(BIN)/lifelong demo demo-run
@@ -29,11 +29,14 @@ START ?= 0
 fuzz: .venv/.ready
 	$(BIN)/python -m tests.durability.fuzz --cases $(CASES) --seed $(SEED) --start $(START)
 
-# Style, types, the contracts of the wings, the wheel, and that every command in the documentation works.
-check: .venv/.ready
+# Style and types.
+lint: .venv/.ready
 	$(BIN)/python -m ruff check lifelong policies stores tests benchmarks docs
 	$(BIN)/python -m ruff format --check lifelong policies stores tests
 	$(BIN)/python -m mypy
+
+# The same, the contracts of the wings, the wheel, and that every command in the documentation works.
+check: lint
 	$(BIN)/python -m pytest tests/package tests/docs
 
 # The documentation as a site, in build/docs; a warning is an error, and nothing is fetched.
