@@ -4,8 +4,8 @@
 
 Feeds the dataset --first, then one half of the dataset --poison as it is, then the other half with its answers shuffled
 among its rows. The guard must trip there; the rollback must restore the digest of the timestep before; a fork with
-another recipe must go on from there with the same half unpoisoned, and its guard must hold. Ends with code 1 if anything
-comes out otherwise. Every command is printed as it is run.
+another recipe must go on from there with the same half unpoisoned, and its guard must hold. Ends with code 1 if
+anything comes out otherwise. Every command is printed as it is run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     before = Run.open(run).digest()
     command("curves", run)
 
-    print("\n# 1. What does the plan say of the poisoned half? It compares content, and cannot see that answers are wrong.")
+    print("\n# 1. What does the plan say of the poisoned half? It compares content, and cannot see wrong answers.")
     command("plan", run, str(poisoned), *images, "--skill", second.skill)
     found = Run.open(run).plan(poisoned, images=second.images, skill=second.skill)
     print(f"# The plan does not warn: {found['rows']['accepted']} of {found['rows']['rows']} rows would join.")
