@@ -8,6 +8,8 @@ import numpy as np
 
 from policies.errors import PolicyError
 
+_IN_CACHE = 2**20  # bytes of a block that is looked at only
+
 
 def members(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(cluster, its rows in ascending order), clusters in ascending order, with one sort for all of them."""
@@ -27,7 +29,7 @@ def blocks(vectors: np.ndarray, block_bytes: int = 64 * 2**20) -> Iterator[tuple
 def finite_rows(vectors: np.ndarray) -> np.ndarray:
     """(n,) bool: which rows of (n, d) have no NaN or infinite value."""
     return np.concatenate(
-        [np.zeros(0, bool), *(np.isfinite(block).all(axis=1) for _, block in blocks(vectors))]
+        [np.zeros(0, bool), *(np.isfinite(block).all(axis=1) for _, block in blocks(vectors, _IN_CACHE))]
     )
 
 
@@ -45,7 +47,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 def check_rows(vectors: np.ndarray, user: str, *, zeros: bool) -> None:
     """Raises PolicyError that names the first row that is not finite or, unless `zeros`, is all zeros."""
-    for start, block in blocks(vectors):
+    for start, block in blocks(vectors, _IN_CACHE):
         bad = ~np.isfinite(block).all(axis=1)
         if not zeros:
             bad |= ~block.any(axis=1)

@@ -14,11 +14,11 @@ import numpy as np
 
 NONE = -1  # in the place of a point that there is not
 CELL = 160  # points of a cell, on average
-PROBED = 12  # cells in which a point's neighbours are looked for
+PROBED = 8  # cells in which a point's neighbours are looked for
 FLAT = 640  # cells up to which all are compared to find the nearest
 GROUPS_PROBED = 8  # groups in which the nearest cells are looked for, where there are more
 
-_TRAINING = 16  # points per cell from which the cells are found
+_TRAINING = 32  # points per cell from which the cells are found
 _ROUNDS = 3  # of k-means for them
 _READ = 8192  # points compared with all cells at a time
 _PAIRS = 1 << 18  # distances held at a time
@@ -88,32 +88,31 @@ def _search(points: np.ndarray, probes: np.ndarray, k: int) -> np.ndarray:
     """
     cells = int(probes.max()) + 1
     own, first = _by_cell(probes[:, 0], cells)
+    # From here on points stand cell by cell, so that those that look into a cell are read in a few long pieces.
     held = points[own]
     squares = np.einsum("mp,mp->m", held, held)
-    held *= -2
-    best = _Best(len(points), k)
+    best = _Best(own, k)
 
-    def distances(who: np.ndarray, here: slice) -> np.ndarray:
+    def distances(who: slice | np.ndarray, here: slice) -> np.ndarray:
         """(b, c) ‖q − x‖² less ‖q‖², which is the same for all points, of queries and the points of a cell."""
-        far = points[who] @ held[here].T
+        far = (-2 * held[who]) @ held[here].T
         far += squares[here]
         return far
 
     for cell in range(cells):
-        here = slice(first[cell], first[cell + 1])
-        numbers = own[here]
-        for start in range(0, len(numbers), _OWN):
+        for start in range(first[cell], first[cell + 1], _OWN):
             # A point's own cell first: what is found there tells what need not be looked at in the others.
-            best.begin(numbers, start, distances(numbers[start : start + _OWN], here))
-    asking, bounds = _by_cell(probes[:, 1:].reshape(-1), cells)
+            who, here = slice(start, min(start + _OWN, first[cell + 1])), slice(first[cell], first[cell + 1])
+            best.begin(who, here, distances(who, here))
+    asking, bounds = _by_cell(probes[own, 1:].reshape(-1), cells)
     asking //= max(probes.shape[1] - 1, 1)
     for cell in range(cells):
         here = slice(first[cell], first[cell + 1])
         size = max(1, _PAIRS // max(here.stop - here.start, 1))
         for start in range(bounds[cell], bounds[cell + 1], size):
             who = asking[start : min(start + size, bounds[cell + 1])]
-            best.better(who, own[here], distances(who, here))
-    return best.numbers
+            best.better(who, here, distances(who, here))
+    return best.by_arrival()
 
 
 def _by_cell(labels: np.ndarray, cells: int) -> tuple[np.ndarray, list[int]]:
@@ -127,30 +126,38 @@ def _by_cell(labels: np.ndarray, cells: int) -> tuple[np.ndarray, list[int]]:
 
 
 class _Best:
-    """The k nearest points of each query so far."""
+    """The k nearest points of each query so far. own: (m,) numbers of the points, which stand cell by cell."""
 
-    def __init__(self, queries: int, k: int) -> None:
+    def __init__(self, own: np.ndarray, k: int) -> None:
         self.k = k
-        self.numbers = np.full((queries, k), NONE, dtype=np.int64)
-        self.far = np.full((queries, k), np.inf, dtype=np.float32)
-        self.furthest = np.full(queries, np.inf, dtype=np.float32)
+        self.own = own
+        self.numbers = np.full((len(own), k), NONE, dtype=np.int64)
+        self.far = np.full((len(own), k), np.inf, dtype=np.float32)
+        self.furthest = np.full(len(own), np.inf, dtype=np.float32)
 
-    def begin(self, numbers: np.ndarray, start: int, far: np.ndarray) -> None:
-        """Points `numbers`, (c,) ascending, are all that is known so far to those from `start` on; far: (b, c)."""
-        who = numbers[start : start + len(far)]
-        far[np.arange(len(numbers)) >= np.arange(start, start + len(far))[:, None]] = np.inf
-        k = min(self.k, len(numbers))
+    def by_arrival(self) -> np.ndarray:
+        """(m, k) int64: what was found, in the order of the points' numbers."""
+        found = np.empty_like(self.numbers)
+        found[self.own] = self.numbers
+        return found
+
+    def begin(self, who: slice, here: slice, far: np.ndarray) -> None:
+        """The points `here`, of which `who` are some, are all that is known so far to these; far: (b, c)."""
+        places = np.arange(here.start, here.stop)
+        far[places >= places[who.start - here.start : who.stop - here.start, None]] = np.inf
+        k = min(self.k, len(places))
         nearest = np.argpartition(far, k - 1, axis=1)[:, :k]
         found = np.take_along_axis(far, nearest, axis=1)
         self.far[who, :k] = found
-        self.numbers[who, :k] = np.where(np.isfinite(found), numbers[nearest], NONE)
+        self.numbers[who, :k] = np.where(np.isfinite(found), self.own[here][nearest], NONE)
         self.furthest[who] = self.far[who].max(axis=1)
 
-    def better(self, who: np.ndarray, numbers: np.ndarray, far: np.ndarray) -> None:
-        """Points `numbers`, (c,) ascending, may be among the nearest before the queries `who`, (b,) ; far: (b, c)."""
+    def better(self, who: np.ndarray, here: slice, far: np.ndarray) -> None:
+        """The points `here` may be among the nearest before the queries `who`, (b,); far: (b, c)."""
+        numbers = self.own[here]
         hits = np.flatnonzero(far < self.furthest[who][:, None])
         row, column = np.divmod(hits, max(len(numbers), 1))
-        before = numbers[column] < who[row]
+        before = numbers[column] < self.own[who[row]]
         row, column, hits = row[before], column[before], hits[before]
         if not len(row):
             return

@@ -19,7 +19,7 @@ PROJECTED = 48  # length of a random projection; squared distances in it are rig
 CANDIDATES = 4  # nearest in projection, whose cosines are then computed
 BLOCK = 256  # samples whose candidates are compared at a time
 
-_READ = 4096  # vectors read at a time
+_READ = 1024  # vectors read at a time
 _DECIMALS = 6  # similarities are rounded here: exact duplicates tie
 _NOISE = np.float32(1e-6)  # cosines nearer than this are equal in float32: the earlier sample is the nearest
 _SAME = 1 - 1e-9  # cosine from which two samples are the same, and the first stands for both

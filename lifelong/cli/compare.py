@@ -13,7 +13,9 @@ from lifelong.errors import EXIT_INPUT, UsageError
 
 def compare(
     stream: Annotated[Path, typer.Argument(metavar="STREAM.yaml")],
-    recipes: Annotated[str, typer.Option(help="Recipes, with commas; see `lifelong methods`.")],
+    recipes: Annotated[
+        str, typer.Option(help="Recipes or recipe files, with commas; see `lifelong methods`.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the runs, results.json and compare.html.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of a vision-language model.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every recipe: 0, 1, …")] = 3,
@@ -29,33 +31,34 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Recipes over the same stream, with seeds: which is better than another, beyond the noise. Resumable."""
-    from lifelong.compare import Plan, read_results, run_cells, summarise
+    from lifelong.compare import Comparison, Plan, named, summarise
     from lifelong.compare.page import write_page
     from lifelong.compare.table import table
     from lifelong.config import parse_settings
 
-    names = tuple(name.strip() for name in recipes.split(",") if name.strip())
-    if against not in names:
+    known = named([name.strip() for name in recipes.split(",") if name.strip()])
+    if against not in known:
         raise UsageError(
-            f"--against {against} is not among --recipes ({recipes}); add it, or name one of them"
+            f"--against {against} is not among --recipes ({', '.join(known)}); add it, or name one of them"
         )
-    given = parse_settings([f"model.path={model}", *(settings or [])]).model_dump(exclude_unset=True)
+    given = parse_settings([f"model.path={model}", *(settings or [])]).model_dump(
+        exclude_unset=True, mode="json"
+    )
     budgets = tuple(each.strip() for each in budget.split(","))
-    plan = Plan(stream, out, names, budgets, seeds, orders, given)
-    failed = {}
-    if not only_read:
+    comparison = Comparison(Plan(stream, out, known, budgets, seeds, orders, given))
+    if only_read:
+        results = comparison.results()
+    else:
         with progress_for(quiet) as progress:
-            failed = run_cells(plan, progress, jobs)
-    results = read_results(plan, failed)
+            results = comparison.run(progress, jobs)
     summary = summarise(results, against)
     if summary.lines:
-        results.write(out / "results.json")
         write_page(
             summary,
             stream.stem if stream.stem != "stream" else stream.absolute().parent.name,
             out / "compare.html",
         )
-        say(f"wrote {out / 'results.json'} and {out / 'compare.html'}")
+        say(f"wrote {comparison.path} and {out / 'compare.html'}")
     print_json(summary.to_dict()) if as_json else print_text(table(summary))
     if summary.missing:
         raise typer.Exit(EXIT_INPUT)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,14 +13,18 @@ from typing import Any
 from lifelong import seeds
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import DATABASE
-from lifelong.errors import InputError, LifelongError, UsageError
+from lifelong.errors import LifelongError, UsageError
 from lifelong.method import method
 from lifelong.progress import Progress
+from lifelong.recipes import read_recipe
 from lifelong.run import Run
 from lifelong.stream import Stream, read_stream
+from policies.allocators import All
 
 RUNS = "runs"
 FEATURES = "features"
+ALL = "100%"
+"""Budget of the runs of a recipe that takes every sample, whatever its budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,13 @@ class Cell:
 class Plan:
     """What is compared: every recipe at every budget, with every seed, over every order of the stream.
 
-    settings: of every run, as in config.yaml; `recipe`, `seed` and `train.budget` are the cells' own.
+    recipes: by the name that tables call them. settings: of every run, as in config.yaml; `recipe`, `seed` and
+    `train.budget` are the cells' own. A recipe that takes all samples runs once for all budgets, as ALL.
     """
 
     stream: Path
     folder: Path
-    recipes: tuple[str, ...]
+    recipes: Mapping[str, str | dict[str, str]]
     budgets: tuple[str, ...] = ("15%",)
     seeds: int = 3
     orders: int = 1
@@ -56,7 +60,13 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Seed by seed, so that a comparison that is stopped early has compared all recipes."""
         found = product(range(self.seeds), range(self.orders), self.budgets, self.recipes)
-        return [Cell(recipe, budget, order, seed) for seed, order, budget, recipe in found]
+        cells = (
+            Cell(recipe, self.budget(recipe, budget), order, seed) for seed, order, budget, recipe in found
+        )
+        return list(dict.fromkeys(cells))
+
+    def budget(self, recipe: str, asked: str) -> str:
+        return ALL if isinstance(method(self.recipes[recipe]).budget, All) else asked
 
     def config(self, cell: Cell) -> RunConfig:
         """The configuration of a cell's run: little is kept beside what the comparison reads.
@@ -65,7 +75,7 @@ class Plan:
             UsageError: a setting is unknown or wrong.
         """
         given = dict(self.settings or {})
-        given |= {"recipe": cell.recipe, "seed": cell.seed}
+        given |= {"recipe": self.recipes[cell.recipe], "seed": cell.seed}
         given["train"] = {**given.get("train", {}), "budget": cell.budget}
         given["pool"] = {"media": "reference", **given.get("pool", {})}
         given["keep"] = {"signals": 1, "checkpoints": 1, **given.get("keep", {})}
@@ -77,6 +87,22 @@ class Plan:
         return self.folder / RUNS / cell.name
 
 
+def named(recipes: Sequence[str]) -> dict[str, str | dict[str, str]]:
+    """What `--recipes` lists, by name: recipes that are known, and those that files describe.
+
+    Raises:
+        UsageError: a file cannot be read, or two recipes have the same name.
+    """
+    found: dict[str, str | dict[str, str]] = {}
+    for text in recipes:
+        recipe = read_recipe(text)
+        name = recipe if isinstance(recipe, str) else recipe["name"]
+        if name in found:
+            raise UsageError(f"--recipes names {name} twice; give a recipe file a `name:` of its own")
+        found[name] = recipe
+    return found
+
+
 def ordered(stream: Stream, order: int) -> Stream:
     """The stream's datasets in its own order (0), or in one drawn from the order's number."""
     if order == 0:
@@ -85,41 +111,26 @@ def ordered(stream: Stream, order: int) -> Stream:
     return replace(stream, datasets=[stream.datasets[place] for place in places])
 
 
-def run_cells(plan: Plan, progress: Progress, jobs: int = 1) -> dict[Cell, str]:
-    """Run every cell that is not finished, `jobs` processes at a time; why those that failed did.
+def run_cells(plan: Plan, cells: Sequence[Cell], progress: Progress, jobs: int) -> Iterator[tuple[Cell, str]]:
+    """Run these cells to their ends, `jobs` processes at a time; each, as it ends, and why it could not be run or "".
 
     A cell that was interrupted goes on; one that fails leaves the others to be run.
 
     Raises:
-        InputError: the stream cannot be read.
-        UsageError: a recipe is unknown or lacks a setting; a run is there with other settings.
+        UsageError: a run is there with other settings.
     """
-    datasets = [feed for feed in read_stream(plan.stream).datasets if feed.eval]
-    if not datasets:
-        raise InputError(
-            f"{plan.stream}: no dataset has an eval set, so nothing can be compared; add `eval: FILE`"
-        )
-    cells = plan.cells()
-    for cell in cells:
-        config = plan.config(cell)
-        method(config.recipe, config)  # what cannot be run at all is said before hours are spent on the rest
-    (plan.folder / RUNS).mkdir(parents=True, exist_ok=True)
-    failed: dict[Cell, str] = {}
-    for done, (cell, reason) in enumerate(_outcomes(plan, cells, progress, jobs), 1):
-        progress.say(f"[{done}/{len(cells)}] {cell.name}" + (f" failed: {reason}" if reason else ""))
-        if reason:
-            failed[cell] = reason
-    return failed
-
-
-def _outcomes(plan: Plan, cells: list[Cell], progress: Progress, jobs: int) -> Iterator[tuple[Cell, str]]:
     if jobs == 1:
         for cell in cells:
             yield cell, run_cell(plan, cell, progress)
         return
     # Each in a process of its own start: torch must not be forked once it has threads.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
-        yield from zip(cells, workers.map(partial(run_cell, plan), cells), strict=True)
+        running = {workers.submit(run_cell, plan, cell): cell for cell in cells}
+        try:
+            for each in as_completed(running):
+                yield running[each], each.result()
+        finally:
+            workers.shutdown(cancel_futures=True)
 
 
 def run_cell(plan: Plan, cell: Cell, progress: Progress | None = None) -> str:

@@ -1,18 +1,19 @@
-"""What the finished runs of a comparison found, read from their ledgers."""
+"""What the finished runs of a comparison found: read from their ledgers, or from the file that keeps them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lifelong.compare.cells import Cell, Plan
-from lifelong.context import DATABASE, Stores
+from lifelong.context import Stores
 from lifelong.curves import Curves
+from lifelong.errors import InputError
 from lifelong.run import Run
 
 Group = tuple[str, str]
@@ -25,7 +26,8 @@ Unit = tuple[int, int]
 class Result:
     """A finished run. scores: skill → (n,) score of each eval sample after the last timestep, in the eval set's order.
 
-    seconds: of each phase, over all timesteps; steps: optimiser steps; trained: samples that they took.
+    seconds: of each phase, over all timesteps; steps: optimiser steps; trained: samples that they took; digest: of
+    the run, equal for equal runs.
     """
 
     curves: Curves
@@ -33,6 +35,34 @@ class Result:
     seconds: dict[str, float]
     steps: int
     trained: int
+    digest: str
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Result:
+        """The inverse of `to_dict`."""
+        skills = tuple(kept["skills"])
+        matrix = {name: np.array(kept[name], dtype=float) for name in ("R", "stderr")}
+        curves = Curves(
+            skills,
+            dict(kept["metrics"]),
+            n=np.where(np.isnan(matrix["R"]), 0, np.array(kept["n"], dtype=np.int64)),
+            introduced=np.array([kept["introduced"][skill] for skill in skills], dtype=float),
+            **matrix,
+        )
+        scores = {skill: np.array(values, dtype=float) for skill, values in kept["scores"].items()}
+        return cls(curves, scores, kept["seconds"], kept["steps"], kept["samples_trained"], kept["digest"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a file; scores to six decimals."""
+        measured = self.curves.to_dict()
+        return {
+            "digest": self.digest,
+            "steps": self.steps,
+            "samples_trained": self.trained,
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            **{name: measured[name] for name in ("skills", "metrics", "introduced", "n", "R", "stderr")},
+            "scores": {skill: [_short(value) for value in found] for skill, found in self.scores.items()},
+        }
 
     @property
     def accuracy(self) -> float:
@@ -55,52 +85,41 @@ class Result:
 class Results:
     """Every finished run by (recipe, budget) and (order, seed); what is missing, and why."""
 
-    found: dict[Group, dict[Unit, Result]]
-    missing: dict[str, str]
+    found: dict[Group, dict[Unit, Result]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything that was measured, for a file: the skill matrices, costs, and what is missing."""
-        rows = [
-            {
-                "recipe": recipe,
-                "budget": budget,
-                "order": order,
-                "seed": seed,
-                "steps": result.steps,
-                "samples_trained": result.trained,
-                "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
-                **{
-                    name: value
-                    for name, value in result.curves.to_dict().items()
-                    if name in ("skills", "timesteps", "R", "stderr", "n", "introduced")
-                },
-            }
-            for (recipe, budget), units in self.found.items()
-            for (order, seed), result in units.items()
-        ]
-        return {"runs": rows, "missing": self.missing}
+    def add(self, cell: Cell, result: Result) -> None:
+        self.found.setdefault((cell.recipe, cell.budget), {})[cell.order, cell.seed] = result
 
-    def write(self, path: Path) -> None:
-        path.write_text(
-            json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    def has(self, cell: Cell) -> bool:
+        return (cell.order, cell.seed) in self.found.get((cell.recipe, cell.budget), {})
+
+    def items(self) -> Iterator[tuple[Cell, Result]]:
+        for (recipe, budget), units in self.found.items():
+            for (order, seed), result in units.items():
+                yield Cell(recipe, budget, order, seed), result
+
+    def only(self, plan: Plan) -> Results:
+        """What was found of the plan's own cells."""
+        wanted = set(plan.cells())
+        chosen = Results(missing=self.missing)
+        for cell, result in self.items():
+            if cell in wanted:
+                chosen.add(cell, result)
+        return chosen
 
 
-def read_results(plan: Plan, failed: Mapping[Cell, str] | None = None) -> Results:
-    """The results of the cells that are finished."""
-    found: dict[Group, dict[Unit, Result]] = {}
-    missing: dict[str, str] = {}
-    for cell in plan.cells():
-        reason = (failed or {}).get(cell, "")
-        root = plan.root(cell)
-        if not reason and (root / DATABASE).is_file():
-            run = Run.open(root)
-            stands = run.status()
-            if stands["phase"] is None and stands["timestep"]:
-                found.setdefault((cell.recipe, cell.budget), {})[cell.order, cell.seed] = read_result(run)
-                continue
-        missing[cell.name] = reason or "not finished"
-    return Results(found, missing)
+def read_results(path: Path) -> Results:
+    """What a file of results holds. Raises: InputError if it cannot be read."""
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        found = Results()
+        for run in runs:
+            cell = Cell(run["recipe"], run["budget"], run["order"], run["seed"])
+            found.add(cell, Result.from_dict(run))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no file of results ({error!r})") from error
+    return found
 
 
 def read_result(run: Run) -> Result:
@@ -120,7 +139,13 @@ def read_result(run: Run) -> Result:
         seconds,
         sum(result["steps"] for result in training),
         sum(result["samples"] for result in training),
+        run.digest(),
     )
+
+
+def _short(value: float) -> float | int:
+    """As few characters as hold it: most scores are 0 or 1."""
+    return int(value) if value == int(value) else round(float(value), 6)
 
 
 def _scores(stores: Stores, timestep: int) -> dict[str, np.ndarray]:

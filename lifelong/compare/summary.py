@@ -17,8 +17,8 @@ FORMULAS = {
     "interval of 95 % by resampling runs and eval samples (Owen 2007, arXiv 0712.1111)",
     "difference": "the same of score minus the reference's score, on the same seeds, orders and eval samples; "
     "clear: the interval leaves zero out",
-    "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: multitask of the same seeds, orders "
-    "and budget",
+    "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: multitask of the same seeds and "
+    "orders",
     "forgetting": "mean over skills of max over u < T of R[u, s], minus R[T, s]; ± 95 % by Student's t over runs",
     "forward_transfer": "mean over the skills that came after timestep 1 of R[t_s - 1, s] - R[0, s]; ± as above",
     "measuring_s, training_s": "seconds of the phases measure and train over the whole stream, mean over runs",
@@ -72,7 +72,7 @@ def _line(results: Results, group: Group, against: str, skills: list[str], seed:
     recipe, budget = group
     units = results.found[group]
     reference = results.found.get((against, budget), {})
-    full = results.found.get(("multitask", budget), {})
+    full = next((units for (name, _), units in results.found.items() if name == "multitask"), {})
     runs = list(units.values())
     rng = lambda purpose: seeds.generator(seed, 0, "compare", f"{recipe} {budget} {purpose}")  # noqa: E731
     own = {skill: _crossed(units, skill) for skill in skills}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,52 @@ def test_recipes_are_compared_and_a_second_call_runs_nothing(
 
     assert invoke(command(stream, out, llava, "--set", "train.epochs=2")) == 2
     assert "begun with other settings" in capsys.readouterr().err
+
+    # The file is enough: without the runs, on another machine, it is read, and gone on from.
+    kept = (out / "results.json").read_text(encoding="utf-8")
+    shutil.rmtree(out / "runs")
+    assert invoke(command(stream, out, llava, "--read", "--json")) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == told
+    assert invoke(command(stream, out, llava, "--recipes", "random,sequential,multitask", "--json")) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert [line for line in more["lines"] if line["recipe"] == "multitask"][0]["budget"] == "100%"
+    assert {path.name.split("-")[0] for path in (out / "runs").iterdir()} == {"multitask"}
+    assert all(line["relative_gain"] for line in more["lines"])
+    assert set(kept.splitlines()[4:6]) <= set((out / "results.json").read_text(encoding="utf-8").splitlines())
+
+    # A cell that is run anew gives the same digest.
+    (out / "results.json").unlink()
+    shutil.rmtree(out / "runs")
+    assert invoke(command(stream, out, llava, "--recipes", "random,sequential", "--json")) == 0
+    assert digests(out / "results.json") == digests_in(kept)
+    capsys.readouterr()
+
+
+def digests(path: Path) -> dict[tuple[str, int], str]:
+    return digests_in(path.read_text(encoding="utf-8"))
+
+
+def digests_in(text: str) -> dict[tuple[str, int], str]:
+    return {(run["recipe"], run["seed"]): run["digest"] for run in json.loads(text)["runs"]}
+
+
+def test_recipe_files_are_compared_by_their_names(
+    tmp_path: Path, llava: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = write_stream(tmp_path / "stream", names=("easyvqa",), rows=12, evals=4)
+    (tmp_path / "mine.yaml").write_text("name: mine\nrecipe: random\ncandidates: new\n", encoding="utf-8")
+    recipes = f"random,{tmp_path / 'mine.yaml'}"
+    given = command(stream, tmp_path / "out", llava, "--recipes", recipes, "--seeds", "1", "--jobs", "2")
+    assert invoke(given) == 0
+    assert "mine" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert kept["recipes"]["mine"].startswith("candidates new")
+    (tmp_path / "mine.yaml").write_text("name: mine\nrecipe: random\nsample: top\n", encoding="utf-8")
+    assert invoke(given) == 2
+    assert "knows mine as another recipe" in capsys.readouterr().err
+    assert invoke([*given, "--recipes", f"{recipes},{tmp_path / 'mine.yaml'}"]) == 2
+    assert "names mine twice" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_said(
