@@ -36,7 +36,9 @@ def simulated(
     every: bool = False,
 ) -> list[bool]:
     """Verdicts on one stream, `lost` at its last timestep: on that one, or on every one."""
-    chance = np.clip(rng.beta(2, 2, (skills, items)) if lost == 0 else rng.beta(4, 2, (skills, items)), 0.02, 0.98)
+    chance = np.clip(
+        rng.beta(2, 2, (skills, items)) if lost == 0 else rng.beta(4, 2, (skills, items)), 0.02, 0.98
+    )
     now = rng.random((skills, items)) < chance
     history, trips = [now.astype(float)], []
     for timestep in range(1, timesteps + 1):
@@ -67,7 +69,9 @@ def simulate(streams: int) -> None:
     """Shares of judgements (and of streams) that trip, for some sizes."""
     cases = {"no harm": 0.0, "at the edge": MARGIN, "harm of 10 points": 0.10, "harm of 20 points": 0.20}
     shape = {"skills": 4, "timesteps": 5, "churn": 0.2}
-    print(f"level {LEVEL}, max_forgetting {MARGIN}; {streams} streams of {shape}; share of last judgements that trip")
+    print(
+        f"level {LEVEL}, max_forgetting {MARGIN}; {streams} streams of {shape}; share of last judgements that trip"
+    )
     names = [f"{test}, n={items}" for test in ("paired", "z") for items in (40, 80, 500)]
     print(f"{'':<20}" + "".join(f"{name:>16}" for name in names))
     for name, lost in cases.items():
@@ -84,7 +88,9 @@ def simulate(streams: int) -> None:
             for seed in range(SEEDS)
         ]
         false, judged = sum(map(sum, found)), sum(map(len, found))
-        print(f"{SEEDS} seeds, n=80, paired, {100 * lost:.0f} points lost at the end: {false} of {judged} tripped")
+        print(
+            f"{SEEDS} seeds, n=80, paired, {100 * lost:.0f} points lost at the end: {false} of {judged} tripped"
+        )
 
 
 def real(folder: Path, seeds: range, timesteps: int) -> None:
@@ -113,19 +119,28 @@ def real(folder: Path, seeds: range, timesteps: int) -> None:
                 really = run.skill_matrix()
                 lost = float(really.forgetting[really.skills.index("taste large")])
                 false += lost <= MARGIN
-                print(f"seed {seed}, timestep {timestep}: tripped; really lost {100 * lost:.1f} points", flush=True)
+                print(
+                    f"seed {seed}, timestep {timestep}: tripped; really lost {100 * lost:.1f} points",
+                    flush=True,
+                )
                 run.accept()
         told = [[round(value, 3) for value in row] for row in run.skill_matrix().R.T.tolist()]
         print(f"seed {seed}: {dict(zip(run.skill_matrix().skills, told, strict=True))}", flush=True)
-    print(f"seeds {seeds.start} to {seeds.stop - 1}: {judged} judgements, {tripped} trips, {false} of them false")
+    print(
+        f"seeds {seeds.start} to {seeds.stop - 1}: {judged} judgements, {tripped} trips, {false} of them false"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--streams", type=int, default=STREAMS)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--first", type=int, default=0, help="first seed, so that a study can be done in parts")
+    parser.add_argument(
+        "--first", type=int, default=0, help="first seed, so that a study can be done in parts"
+    )
     parser.add_argument("--timesteps", type=int, default=4)
     given = parser.parse_args()
     if given.real is None:

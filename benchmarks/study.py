@@ -4,10 +4,11 @@
     python benchmarks/study.py run PART … --folder DIR --jobs 2
     python benchmarks/study.py tables
 
-`prepare` builds the demo's model, takes a share of each dataset (`lifelong select --method random`) and writes ratings
-for mmSSR by a rule. `run` is `lifelong compare` with the settings below; a part that was stopped goes on, and what is
-committed is not run again. What the parts found is in results/study, a file for each family of settings, a line for
-each run; `tables` prints the tables of the document from these files alone.
+`prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR by
+a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is `lifelong compare` with the
+settings below; a part that was stopped goes on, and what is committed is not run again. What the parts found is in
+results/study, a file for each family of settings, a line for each run; `tables` prints the tables of the document from
+these files alone.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -19,30 +20,50 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RESULTS = Path(__file__).parent / "results" / "study"
 RECIPES = Path(__file__).parent / "recipes"
-SHARE = "50%"
+SHARE = "40%"
+"""Of each dataset's rows, that the stream has."""
+TAUGHT = 3
+"""One row in so many of those that are left is what the base model has learned from: a fifth of all."""
+VOCABULARY = {"frequent": 8192, "letters": 2100}
+WIDENING = 1.5
+PRETRAINING = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.05}
 
-SETTINGS = """
-model.path=model
-pool.keep=1500
-lora.rank=16 lora.alpha=32 lora.dropout=0.0 lora.trained=[multi_modal_projector]
-lora.targets=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]
-measure.batch_size=32 measure.trajectory=3
-train.epochs=4 train.batch_size=8 train.learning_rate=1.5e-3 train.schedule=linear train.warmup=0.05
-train.checkpoint_steps=0
-evaluate.batch_size=40 evaluate.limit=60
-encoder.kind=conse encoder.cache=features
-rater.ratings=ratings.jsonl
-""".split()
-EXPERTS = "experts={ofa: {k: 32}}"
+SETTINGS: dict[str, Any] = {
+    "model": {"path": "model"},
+    "lora": {
+        "rank": 16,
+        "alpha": 32,
+        "dropout": 0.0,
+        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "trained": ["multi_modal_projector"],
+    },
+    "pool": {"keep": 600},
+    "measure": {"batch_size": 32, "trajectory": 3},
+    "train": {
+        "epochs": 4,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "schedule": "linear",
+        "warmup": 0.05,
+        "checkpoint_steps": 0,
+    },
+    "evaluate": {"batch_size": 40, "limit": 40},
+    "encoder": {"kind": "conse", "cache": "features"},
+    "rater": {"ratings": "ratings.jsonl"},
+    "experts": {"ofa": {"k": 32}},
+}
+"""Of every run, as in config.yaml."""
 
 BASELINES = ("multitask", "sequential", "random", "random-replay")
 PUBLISHED = (
@@ -59,14 +80,28 @@ class Part:
     seeds: int = 3
     orders: int = 1
     budgets: tuple[str, ...] = ("15%",)
-    settings: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     file: str = "main"
 
+
+ABLATIONS = (
+    "layer-first.yaml", "layer-all.yaml", "hidden.yaml", "encoded.yaml",
+    "k-5.yaml", "k-20.yaml", "k-auto.yaml", "one-cluster.yaml",
+    "router-reference.yaml", "router-published.yaml", "router-el2n.yaml", "router-random.yaml",
+    "budget-proportional.yaml", "budget-spread.yaml", "budget-density.yaml",
+    "sample-top.yaml", "sample-random.yaml", "prune-random.yaml", "prune-none.yaml", "start-base.yaml",
+)  # fmt: skip
+"""Of adapt-inf, one slot at a time: files in recipes/."""
 
 PARTS = {
     "main": Part((*BASELINES, *PUBLISHED)),
     "orders": Part((*BASELINES, *PUBLISHED), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
+    "ablations": Part(("random", "adapt-inf", *ABLATIONS)),
+    "pool-300": Part(("adapt-inf",), settings={"pool": {"keep": 300}}, file="pool-300"),
+    "pool-1200": Part(("adapt-inf",), settings={"pool": {"keep": 1200}}, file="pool-1200"),
+    "stale": Part(("adapt-inf",), settings={"measure": {"refresh": "stale(2)"}}, file="stale"),
+    "new-only": Part(("adapt-inf",), settings={"measure": {"refresh": "new"}}, file="new-only"),
     "budgets": Part((*BASELINES, *PUBLISHED), budgets=("5%", "30%")),
 }
 
@@ -93,17 +128,16 @@ STYLES = {
 }
 
 
-def prepare(stream: Path, folder: Path, share: str) -> None:
-    """The model, the small stream and the ratings, in `folder`."""
+def prepare(stream: Path, folder: Path) -> None:
+    """The small stream, the ratings, and the base model, in `folder`."""
     import yaml
 
     from lifelong import select
-    from lifelong.demo.model import build
     from lifelong.formats import open_dataset
 
-    build(folder / "model")
     source = stream.absolute().parent
     told = yaml.safe_load(stream.read_text(encoding="utf-8"))
+    left: list[Any] = []
     ratings = (folder / "ratings.jsonl").open("w", encoding="utf-8")
     with ratings:
         for entry in told["datasets"]:
@@ -111,16 +145,57 @@ def prepare(stream: Path, folder: Path, share: str) -> None:
             out = folder / "stream" / entry["name"] / f"train{suffix}"
             out.parent.mkdir(parents=True, exist_ok=True)
             images = source / entry["images"] if "images" in entry else None
-            select(source / entry["train"], out, "random", budget=share, images=images, format=entry["format"])
+            where = {"images": images, "format": entry["format"]}
+            select(source / entry["train"], out, "random", budget=SHARE, **where)
+            samples = [row.sample for row in open_dataset(out, images=images).rows() if row.sample]
+            ratings.writelines(json.dumps(rated(entry["name"], sample)) + "\n" for sample in samples)
+            taken = {sample.sample_id for sample in samples}
+            all_rows = open_dataset(source / entry["train"], **where).rows()
+            left += [row.sample for row in all_rows if row.sample and row.sample.sample_id not in taken]
             entry["train"] = str(out.relative_to(folder / "stream"))
             entry["eval"] = str(source / entry["eval"])
             if images:
                 entry["images"] = str(images)
-            for row in open_dataset(out, images=images).rows():
-                if row.sample is not None:
-                    ratings.write(json.dumps(rated(entry["name"], row.sample)) + "\n")
     text = yaml.safe_dump(told, sort_keys=False)
     (folder / "stream" / "stream.yaml").write_text(text, encoding="utf-8")
+    pretrain(left[::TAUGHT], folder)
+
+
+def pretrain(samples: Sequence[Any], folder: Path) -> None:
+    """A base model that has learned, with all its weights but the tower's, from rows that the stream lacks."""
+    import torch
+
+    from lifelong import seeds
+    from lifelong.config import parse_config
+    from lifelong.context import ModelHolder
+    from lifelong.demo.model import assemble, save, small_language_model, small_tokenizer, trained_tower
+    from lifelong.formats import to_rgb
+    from lifelong.models.encode import Conversation
+    from lifelong.train import train, training_order
+
+    tokenizer, kept = small_tokenizer(**VOCABULARY)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = assemble(small_language_model(tokenizer, kept, widening=WIDENING), trained_tower(), tokenizer)
+    save(model, tokenizer, folder / "untaught")
+    config = parse_config({"model": {"path": str(folder / "untaught")}, "train": PRETRAINING})
+    vlm = ModelHolder(config).vlm
+    for name, weight in vlm.model.named_parameters():
+        weight.requires_grad_("vision_tower" not in name)
+    rng = seeds.generator(0, 0, "study", "pretraining")
+    lengths = np.array([sample.text_chars for sample in samples])
+    order = training_order(lengths, config.train.epochs, config.train.batch_size, rng)
+
+    def load(item: int) -> Conversation:
+        return Conversation(samples[item].messages, [to_rgb(image.read()) for image in samples[item].images])
+
+    def progress(done: int, total: int) -> None:
+        if done % 50 == 0:
+            print(f"pretraining: {done} of {total} steps", flush=True)
+
+    trained = train(vlm, config.train, order, load, seed=0, progress=progress)
+    print(f"pretrained on {len(samples)} samples: mean loss {trained.loss:.3f}")
+    save(vlm.model.merge_and_unload(), tokenizer, folder / "model")
 
 
 def rated(dataset: str, sample: Any) -> dict[str, Any]:
@@ -139,15 +214,20 @@ def rated(dataset: str, sample: Any) -> dict[str, Any]:
 def run(name: str, folder: Path, jobs: int) -> None:
     """Run a part to its end; what it found is added to the committed file after every run."""
     from lifelong.compare import Comparison, Plan, named
-    from lifelong.config import parse_settings
     from lifelong.progress import for_terminal
 
     part = PARTS[name]
     os.chdir(folder)
-    given = parse_settings([*SETTINGS, EXPERTS, *part.settings]).model_dump(exclude_unset=True, mode="json")
+    given = SETTINGS | {section: SETTINGS[section] | fields for section, fields in part.settings.items()}
     recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in part.recipes]
     plan = Plan(
-        Path("stream/stream.yaml"), Path(part.file), named(recipes), part.budgets, part.seeds, part.orders, given
+        Path("stream/stream.yaml"),
+        Path(part.file),
+        named(recipes),
+        part.budgets,
+        part.seeds,
+        part.orders,
+        given,
     )
     committed, own = RESULTS / f"{part.file}.json", Path(part.file) / "results.json"
     own.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +251,12 @@ def tables() -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("prepare")
     made.add_argument("--stream", type=Path, required=True)
-    made.add_argument("--share", default=SHARE)
     ran = commands.add_parser("run")
     ran.add_argument("parts", nargs="+", choices=list(PARTS))
     ran.add_argument("--jobs", type=int, default=1)
@@ -185,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     match given.command:
         case "prepare":
-            prepare(given.stream, given.folder, given.share)
+            prepare(given.stream, given.folder)
         case "run":
             for name in given.parts:
                 run(name, given.folder.absolute(), given.jobs)

@@ -193,6 +193,28 @@ class Spread(Allocator):
 
 
 @dataclass(frozen=True, slots=True)
+class Mean(Allocator):
+    """Shares ∝ mean score of the cluster's samples, whatever its size: with EL2N, to what is known least.
+
+    A mean below 0 counts as 0, and so does that of a cluster of which nothing can be judged.
+    """
+
+    name: ClassVar[str] = "mean"
+
+    power: float = 1.0  # of the means: above 1 the shares differ more, 0 makes them even
+
+    def __post_init__(self) -> None:
+        if self.power < 0:
+            raise PolicyError(f"power is {self.power}; it must be 0 or more")
+
+    def allocate(self, sizes: np.ndarray, budget: int, facts: ClusterFacts | None = None) -> np.ndarray:
+        if facts is None or facts.scores is None:
+            raise PolicyError("budget mean needs the scores of every cluster, and was given none")
+        means = [np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in facts.scores]
+        return weighted(sizes, budget, np.maximum(means, 0.0) ** self.power)
+
+
+@dataclass(frozen=True, slots=True)
 class Density(Allocator):
     """Shares ∝ mean distance to the centroid × mean distance between centroids.
 

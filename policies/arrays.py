@@ -9,6 +9,7 @@ import numpy as np
 from policies.errors import PolicyError
 
 _IN_CACHE = 2**20  # bytes of a block that is looked at only
+_TINY = 1e-20  # sum of squares from which none of those that matter has lost digits to underflow
 
 
 def members(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -19,7 +20,7 @@ def members(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield from zip(map(int, clusters), np.split(order, starts[1:]), strict=True)
 
 
-def blocks(vectors: np.ndarray, block_bytes: int = 64 * 2**20) -> Iterator[tuple[int, np.ndarray]]:
+def blocks(vectors: np.ndarray, block_bytes: int = 4 * 2**20) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, block of rows as float32), so that a memory-mapped array is never read whole."""
     rows = max(1, block_bytes // (4 * max(1, vectors.shape[1])))
     for start in range(0, len(vectors), rows):
@@ -34,15 +35,20 @@ def finite_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, (n, d) float32; zero rows stay zero.
-
-    The largest entry is divided out first: the squares of tiny or huge entries would not be finite.
-    """
+    """Rows scaled to length 1, (n, d) float32; zero rows stay zero."""
     vectors = np.asarray(vectors, dtype=np.float32)
-    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
-    vectors = vectors / np.where(largest > 0, largest, 1.0)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.vecdot(vectors, vectors)[:, None]
+        unit = vectors / np.sqrt(np.where(squares > 0, squares, 1.0))
+    # The squares of tiny or huge entries are not exact, or not finite: there the largest entry is divided out first.
+    extreme = np.flatnonzero(~((squares[:, 0] > _TINY) & (squares[:, 0] < np.inf)))
+    if len(extreme):
+        rows = vectors[extreme]
+        largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+        rows = rows / np.where(largest > 0, largest, 1.0)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit[extreme] = rows / np.where(length > 0, length, 1.0)
+    return unit
 
 
 def check_rows(vectors: np.ndarray, user: str, *, zeros: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 NONE = -1  # in the place of a point that there is not
 CELL = 160  # points of a cell, on average
-PROBED = 8  # cells in which a point's neighbours are looked for
+PROBED = 10  # cells in which a point's neighbours are looked for
 FLAT = 640  # cells up to which all are compared to find the nearest
 GROUPS_PROBED = 8  # groups in which the nearest cells are looked for, where there are more
 

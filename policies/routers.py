@@ -163,6 +163,31 @@ class Always(Router):
         return Routing(choice, {cluster: {} for cluster in choice}, tuple(notes))
 
 
+@dataclass(frozen=True, slots=True)
+class ByChance(Router):
+    """In each cluster any of the scorers that can judge it: what a router has to beat."""
+
+    name: ClassVar[str] = "random"
+
+    scorers: tuple[str, ...]  # the experts to draw from
+
+    def __post_init__(self) -> None:
+        if not self.scorers:
+            raise PolicyError("names no scorer; write e.g. random[el2n perplexity]")
+
+    def route(
+        self, scores: Mapping[str, np.ndarray], labels: np.ndarray, rng: np.random.Generator
+    ) -> Routing:
+        choice: dict[int, str] = {}
+        notes = []
+        for cluster, rows in members(labels):
+            able = [name for name in self.scorers if np.isfinite(scores[name][rows]).any()]
+            choice[cluster] = able[int(rng.integers(len(able)))] if able else "random"
+            if not able:
+                notes.append(_note(cluster, len(rows), self.scorers))
+        return Routing(choice, {cluster: {} for cluster in choice}, tuple(notes))
+
+
 def _note(cluster: int, size: int, scorers: tuple[str, ...]) -> str:
     return (
         f"cluster {cluster} ({size} samples): none of {', '.join(scorers)} can rank it "

@@ -16,6 +16,9 @@ from lifelong.curves import Curves
 from lifelong.errors import InputError
 from lifelong.run import Run
 
+DECIMALS = 6
+"""Of the scores that are kept."""
+
 Group = tuple[str, str]
 """(recipe, budget)."""
 Unit = tuple[int, int]
@@ -53,15 +56,17 @@ class Result:
         return cls(curves, scores, kept["seconds"], kept["steps"], kept["samples_trained"], kept["digest"])
 
     def to_dict(self) -> dict[str, Any]:
-        """For a file; scores to six decimals."""
+        """For a file."""
         measured = self.curves.to_dict()
         return {
             "digest": self.digest,
             "steps": self.steps,
             "samples_trained": self.trained,
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "seconds": self.seconds,
             **{name: measured[name] for name in ("skills", "metrics", "introduced", "n", "R", "stderr")},
-            "scores": {skill: [_short(value) for value in found] for skill, found in self.scores.items()},
+            "scores": {
+                skill: [_short(value) for value in found.tolist()] for skill, found in self.scores.items()
+            },
         }
 
     @property
@@ -135,8 +140,8 @@ def read_result(run: Run) -> Result:
     training = [record.result for record in records if record.phase == "train"]
     return Result(
         curves,
-        {skill: scores[skill] for skill in curves.skills if skill in scores},
-        seconds,
+        {skill: scores[skill].round(DECIMALS) for skill in curves.skills if skill in scores},
+        {name: round(value, 2) for name, value in seconds.items()},
         sum(result["steps"] for result in training),
         sum(result["samples"] for result in training),
         run.digest(),
@@ -145,7 +150,7 @@ def read_result(run: Run) -> Result:
 
 def _short(value: float) -> float | int:
     """As few characters as hold it: most scores are 0 or 1."""
-    return int(value) if value == int(value) else round(float(value), 6)
+    return int(value) if value == int(value) else value
 
 
 def _scores(stores: Stores, timestep: int) -> dict[str, np.ndarray]:

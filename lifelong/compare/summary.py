@@ -12,13 +12,16 @@ from lifelong import seeds
 from lifelong.compare.results import Group, Result, Results, Unit
 from lifelong.compare.statistics import Estimate, estimate, over_units
 
+FULL = "multitask"
+"""The recipe of relative gain."""
+
 FORMULAS = {
     "accuracy": "mean over all skills of the mean score at the end of the stream, over runs and eval samples; "
     "interval of 95 % by resampling runs and eval samples (Owen 2007, arXiv 0712.1111)",
     "difference": "the same of score minus the reference's score, on the same seeds, orders and eval samples; "
     "clear: the interval leaves zero out",
-    "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: multitask of the same seeds and "
-    "orders",
+    "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: mean over the runs of "
+    "multitask",
     "forgetting": "mean over skills of max over u < T of R[u, s], minus R[T, s]; ± 95 % by Student's t over runs",
     "forward_transfer": "mean over the skills that came after timestep 1 of R[t_s - 1, s] - R[0, s]; ± as above",
     "measuring_s, training_s": "seconds of the phases measure and train over the whole stream, mean over runs",
@@ -72,13 +75,12 @@ def _line(results: Results, group: Group, against: str, skills: list[str], seed:
     recipe, budget = group
     units = results.found[group]
     reference = results.found.get((against, budget), {})
-    full = next((units for (name, _), units in results.found.items() if name == "multitask"), {})
+    full = next((list(units.values()) for (name, _), units in results.found.items() if name == FULL), [])
     runs = list(units.values())
     rng = lambda purpose: seeds.generator(seed, 0, "compare", f"{recipe} {budget} {purpose}")  # noqa: E731
     own = {skill: _crossed(units, skill) for skill in skills}
     paired = {} if recipe == against else {skill: _paired(units, reference, skill) for skill in skills}
     paired = {skill: values for skill, values in paired.items() if len(values)}
-    shared = sorted(units.keys() & full.keys())
     return Line(
         recipe,
         budget,
@@ -87,7 +89,7 @@ def _line(results: Results, group: Group, against: str, skills: list[str], seed:
         {skill: estimate([values], rng(skill)) for skill, values in own.items()},
         estimate(list(paired.values()), rng("difference")) if paired else None,
         {skill: estimate([values], rng(f"difference in {skill}")) for skill, values in paired.items()},
-        float(np.mean([_gain(units[unit], full[unit]) for unit in shared])) if shared else None,
+        float(np.mean([_gain(run, full) for run in runs])) if full else None,
         over_units([run.forgetting for run in runs]),
         over_units([run.forward_transfer for run in runs]),
         float(np.mean([run.steps for run in runs])),
@@ -109,14 +111,15 @@ def _paired(units: dict[Unit, Result], reference: dict[Unit, Result], skill: str
     return np.stack(rows) if rows else np.empty((0, 0))
 
 
-def _gain(run: Result, full: Result) -> float:
+def _gain(run: Result, full: list[Result]) -> float:
+    """Relative gain, skill by skill, over the mean of the runs that trained on everything."""
+    last = [np.mean([_last(each)[skill] for each in full]) for skill in run.curves.skills]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(100 * np.mean(run.curves.R[-1] / full.curves.R[-1][_same(run, full)]))
+        return float(100 * np.mean(run.curves.R[-1] / np.array(last)))
 
 
-def _same(run: Result, full: Result) -> list[int]:
-    """Where the skills of one run stand in the other."""
-    return [list(full.curves.skills).index(skill) for skill in run.curves.skills]
+def _last(run: Result) -> dict[str, float]:
+    return dict(zip(run.curves.skills, run.curves.R[-1].tolist(), strict=True))
 
 
 def _plain(value: Any) -> Any:

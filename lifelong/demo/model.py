@@ -147,7 +147,9 @@ def trained_tower() -> EfficientNetLiteModel:
     return tower.requires_grad_(False)
 
 
-def small_tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
+def small_tokenizer(
+    frequent: int = FREQUENT_TOKENS, letters: int = FREQUENT_LETTERS
+) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """WordLlama's tokenizer cut to its most frequent tokens, and which of its rows were kept.
 
     Byte-pair tokens stand in the order of their merges and letters in the order of their frequency, so
@@ -161,7 +163,7 @@ def small_tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     bpe = content["model"]
     first_letter = bpe["vocab"]["\u2581"]
-    kept = [*range(FREQUENT_TOKENS), *range(first_letter, first_letter + FREQUENT_LETTERS)]
+    kept = [*range(frequent), *range(first_letter, first_letter + letters)]
     new_index = {old: new for new, old in enumerate(kept)}
     bpe["vocab"] = {token: new_index[old] for token, old in bpe["vocab"].items() if old in new_index}
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in bpe["merges"]]
@@ -181,9 +183,12 @@ def small_tokenizer() -> tuple[PreTrainedTokenizerFast, list[int]]:
 
 
 def small_language_model(
-    tokenizer: PreTrainedTokenizerFast, kept: list[int], layers: int = LAYERS
+    tokenizer: PreTrainedTokenizerFast, kept: list[int], layers: int = LAYERS, widening: float = 3.0
 ) -> LlamaForCausalLM:
-    """A random Llama of a few layers over WordLlama's embeddings of the kept tokens."""
+    """A random Llama of a few layers over WordLlama's embeddings of the kept tokens.
+
+    widening: of the MLPs' inner width over the model's.
+    """
     import torch
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -194,7 +199,7 @@ def small_language_model(
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=3 * width,
+        intermediate_size=round(widening * width),
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,

@@ -12,6 +12,7 @@ from policies.allocators import (
     ClusterFacts,
     Density,
     Even,
+    Mean,
     Proportional,
     Spread,
     Whole,
@@ -109,3 +110,17 @@ def test_what_cannot_be_shared_is_refused() -> None:
         Density().allocate(np.array([3]), 1)
     with pytest.raises(PolicyError, match="needs the scores"):
         Spread().allocate(np.array([3]), 1)
+
+
+def test_mean_gives_more_where_scores_are_higher_whatever_the_size() -> None:
+    sizes = np.array([100, 20, 50, 10])
+    scores = [np.full(100, 0.1), np.full(20, 0.3), np.array([0.2, np.nan] * 25), np.full(10, np.nan)]
+    zeros = np.zeros(4)
+    facts = ClusterFacts(zeros, zeros, zeros, scores=scores)
+    assert Mean().allocate(sizes, 30, facts).tolist() == [5, 15, 10, 0]
+    assert Mean(power=0).allocate(sizes, 30, facts).tolist() == [8, 8, 7, 7]
+    assert Mean().allocate(sizes, 175, facts).sum() == 175
+    with pytest.raises(PolicyError, match="needs the scores"):
+        Mean().allocate(sizes, 1)
+    with pytest.raises(PolicyError, match="power is -1"):
+        Mean(power=-1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from policies.errors import PolicyError
-from policies.routers import Always, ByEntropy, score_entropy
+from policies.routers import Always, ByChance, ByEntropy, score_entropy
 
 GAUSSIAN = np.random.default_rng(0).normal(size=100_000)
 
@@ -164,3 +164,18 @@ def test_options_that_make_no_sense_are_refused() -> None:
         ByEntropy(("a", "a"))
     with pytest.raises(PolicyError, match="bins must be 2"):
         ByEntropy(("a",), bins=1)
+
+
+def test_by_chance_any_expert_that_can_judge_a_cluster_decides_it() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(300), 4)
+    blind = np.where(labels < 200, rng.random(len(labels)), np.nan)
+    scores = {"el2n": np.where(labels < 250, rng.random(len(labels)), np.nan), "grounding": blind}
+    routing = ByChance(("el2n", "grounding")).route(scores, labels, rng)
+    both = [routing.choice[cluster] for cluster in range(200)]
+    assert 70 < both.count("el2n") < 130
+    assert {routing.choice[cluster] for cluster in range(200, 250)} == {"el2n"}
+    assert {routing.choice[cluster] for cluster in range(250, 300)} == {"random"}
+    assert len(routing.notes) == 50
+    with pytest.raises(PolicyError, match="names no scorer"):
+        ByChance(())

@@ -103,9 +103,8 @@ def test_recipes_are_compared_and_a_second_call_runs_nothing(
     assert again == told
     assert invoke(command(stream, out, llava, "--recipes", "random,sequential,multitask", "--json")) == 0
     more = json.loads(capsys.readouterr().out)
-    assert [line for line in more["lines"] if line["recipe"] == "multitask"][0]["budget"] == "100%"
+    assert {line["recipe"]: line["budget"] for line in more["lines"]}["multitask"] == "100%"
     assert {path.name.split("-")[0] for path in (out / "runs").iterdir()} == {"multitask"}
-    assert all(line["relative_gain"] for line in more["lines"])
     assert set(kept.splitlines()[4:6]) <= set((out / "results.json").read_text(encoding="utf-8").splitlines())
 
     # A cell that is run anew gives the same digest.
