@@ -14,7 +14,7 @@ from policies.arrays import blocks, check_rows, unit_rows
 from policies.errors import PolicyError
 from policies.threads import one_thread
 
-_TRAINING = 16384  # vectors that centroids are trained on, at most; more where k asks for more
+_TRAINING = 12288  # vectors that centroids are trained on, at most; more where k asks for more
 _SEEDING = 4096  # points that k-means++ chooses among; 8 per cluster where that is more
 _BETWEEN = 2  # iterations of Lloyd's algorithm between two looks at the objective
 _SETTLED = 1e-3  # of the objective: a smaller change ends them
@@ -58,7 +58,7 @@ class One(Clusterer):
 class KMeans(Clusterer):
     """k-means on the sample vectors (faiss), the same for a given generator on any number of threads.
 
-    It is trained on k × `points` vectors drawn at random, but on 16384 where that is more and there are as many,
+    It is trained on k × `points` vectors drawn at random, but on 12288 where that is more and there are as many,
     from greedy k-means++ seeds until the objective settles; every vector is then assigned, a block at a time.
     `k=auto` (or 0) searches k among 2, 3, 4, 6, 8, 12 … 64, none above √n: the curve of within-cluster sum of
     squares against log k, from k = 1 on, is scaled to the unit square, and the k furthest below its chord (the
@@ -71,7 +71,7 @@ class KMeans(Clusterer):
     k: int | Literal["auto", "root"] = 10  # number of clusters, or auto, or root: √n
     spherical: bool = True  # vectors and centroids on the unit sphere: clusters by cosine
     iterations: int = 20  # of Lloyd's algorithm, at most
-    points: int = 64  # training vectors per cluster, where that is more than 16384 in all
+    points: int = 64  # training vectors per cluster, where that is more than 12288 in all
     merge: int = 0  # clusters of at most so many samples are merged into the nearest
     size: int = 0  # k is raised until clusters hold so many samples on average; 0: it stays
 
@@ -210,6 +210,28 @@ class OfSelector(Clusterer):
         labels, objective = nearest(vectors, centroids)
         used, dense = np.unique(labels, return_inverse=True)
         return Clusters(dense.astype(np.int32), centroids[used], objective)
+
+
+@dataclass(frozen=True, slots=True)
+class BySource(Clusterer):
+    """One cluster for each dataset: skills as their releases have them. Vectors are not needed."""
+
+    name: ClassVar[str] = "source"
+
+    def cluster(self, vectors: np.ndarray | None, n: int, rng: np.random.Generator) -> Clusters:
+        """Raises PolicyError: there are no clusters without the samples' datasets."""
+        raise PolicyError("clusters source needs the dataset of every sample: use `of`")
+
+    def of(self, sources: np.ndarray, vectors: np.ndarray | None) -> Clusters:
+        """sources: (n,) a number for each dataset; vectors: (n, d), whose means are the centroids, or None."""
+        _, labels = np.unique(sources, return_inverse=True)
+        if vectors is None:
+            return Clusters(labels.astype(np.int32), None, 0.0)
+        sums = np.zeros((int(labels.max(initial=-1)) + 1, vectors.shape[1]))
+        for start, block in blocks(vectors):
+            np.add.at(sums, labels[start : start + len(block)], np.nan_to_num(block))
+        means = (sums / np.bincount(labels)[:, None]).astype(np.float32)
+        return Clusters(labels.astype(np.int32), means, 0.0)
 
 
 def nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:

@@ -65,8 +65,17 @@ DEFAULTS: dict[str, Any] = {
 """Fields of the configuration with which this model learns the demo's stream, found by measurement."""
 
 
-def build(folder: Path, *, seed: int = 0) -> Path:
+def build(
+    folder: Path,
+    *,
+    seed: int = 0,
+    frequent: int = FREQUENT_TOKENS,
+    letters: int = FREQUENT_LETTERS,
+    widening: float = 3.0,
+) -> Path:
     """Assemble the model and its processor and save them in `folder`; return `folder`.
+
+    frequent, letters: tokens and single letters of the vocabulary; widening: of the MLPs' inner width over the model's.
 
     The seed draws the parts that are random. The folder loads with
     `AutoModelForImageTextToText` and `AutoProcessor` once `lifelong.models.tower` has been imported.
@@ -76,10 +85,10 @@ def build(folder: Path, *, seed: int = 0) -> Path:
     """
     import torch
 
-    tokenizer, kept = small_tokenizer()
+    tokenizer, kept = small_tokenizer(frequent, letters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = assemble(small_language_model(tokenizer, kept), trained_tower(), tokenizer)
+        model = assemble(small_language_model(tokenizer, kept, widening=widening), trained_tower(), tokenizer)
     return save(model, tokenizer, folder)
 
 

@@ -10,7 +10,7 @@ from lifelong.context import Context, Outcome
 from lifelong.fitted import fitted_state
 from lifelong.signals import PoolSignals
 from policies.arrays import blocks, members
-from policies.clusterers import Clusters, OfSelector
+from policies.clusterers import BySource, Clusters, OfSelector
 from policies.coincide import density, transferability
 from policies.scorers.base import FittedScorer
 from stores.commit import Committed
@@ -25,6 +25,8 @@ def cluster(context: Context) -> Outcome:
     files: list[tuple[str, Committed]] = []
     if isinstance(context.method.clusters, OfSelector):
         found = context.method.clusters.assign(vectors, _centroids(context, signals, files))
+    elif isinstance(context.method.clusters, BySource):
+        found = context.method.clusters.of(signals.column("source"), vectors)
     else:
         found = _cluster(context, vectors, len(ordinals))
     arrays = {"ordinal": ordinals, "cluster": found.labels}

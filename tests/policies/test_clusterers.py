@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.clusterers import KMeans, One
+from policies.clusterers import BySource, KMeans, One
 from policies.errors import PolicyError
 
 
@@ -109,7 +109,7 @@ def test_a_memory_mapped_array_gives_the_same_clusters(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys, numpy as np
-from policies.clusterers import KMeans
+from policies.clusterers import BySource, KMeans
 vectors = np.random.default_rng(0).normal(size=(6000, 96)).astype(np.float32)
 clusters = KMeans(k=12, points=300).cluster(vectors, 6000, np.random.default_rng(5))
 sys.stdout.buffer.write(clusters.labels.tobytes() + clusters.centroids.tobytes())
@@ -154,3 +154,15 @@ def test_k_rises_with_the_pool_where_clusters_are_to_keep_their_size(rng: np.ran
     vectors = rng.normal(size=(600, 3)).astype(np.float32)
     for word, k in ((KMeans(k=4, size=50), 12), (KMeans(k=4, size=1000), 4), (KMeans(k=4), 4)):
         assert word.cluster(vectors, 600, np.random.default_rng(0)).labels.max() + 1 == k
+
+
+def test_source_makes_a_cluster_of_each_dataset_and_their_means_its_centroids() -> None:
+    sources = np.array([7, 3, 7, 3, 9])
+    vectors = np.array([[1, 0], [0, 1], [3, 0], [0, np.nan], [5, 5]], dtype=np.float32)
+    found = BySource().of(sources, vectors)
+    assert found.labels.tolist() == [1, 0, 1, 0, 2]
+    assert found.centroids is not None
+    assert found.centroids.tolist() == [[0, 0.5], [2, 0], [5, 5]]
+    assert BySource().of(sources, None).centroids is None
+    with pytest.raises(PolicyError, match="dataset of every sample"):
+        BySource().cluster(vectors, 5, np.random.default_rng(0))
