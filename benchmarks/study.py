@@ -74,7 +74,7 @@ PUBLISHED = (
     "el2n", "perplexity", "grounding", "semdedup", "coincide", "scalselect", "ofa", "xmas", "mmssr", "adapt-inf",
 )  # fmt: skip
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
-OURS = ("balanced-replay.yaml", "need-replay.yaml")
+OURS = ("balanced-replay.yaml", "need-replay.yaml", "progress-replay.yaml")
 """Attempts at a recipe of our own: files in recipes/."""
 
 
@@ -100,7 +100,8 @@ ABLATIONS = (
 """Of adapt-inf, one slot at a time: files in recipes/."""
 
 PARTS = {
-    "first": Part((*MAIN, *OURS)),
+    "first": Part((*MAIN, "balanced-replay.yaml")),
+    "ours": Part(OURS),
     # Full data, once: for as long at its end as the others train in all, twice over.
     "multitask": Part(("multitask",), seeds=1, settings={"train": {"epochs": 1}}, file="multitask"),
     "main": Part((*BASELINES, *PUBLISHED)),
