@@ -8,7 +8,7 @@ from typing import Any
 
 from lifelong.config import SELECTOR, RunConfig
 from lifelong.errors import UsageError
-from lifelong.measure.plan import DERIVED, FROZEN, TRAJECTORY, VALIDATION, MeasurePlan, plan
+from lifelong.measure.plan import FROZEN, TRAJECTORY, VALIDATION, MeasurePlan, plan
 from policies import registry
 from policies.allocators import Allocator
 from policies.candidates import Candidates
@@ -109,7 +109,7 @@ def _lacking(signals: frozenset[str], config: RunConfig | None) -> str:
     """What to configure before these signals can be had; "" if nothing."""
     if config is None:
         return ""
-    if signals & (FROZEN["encoder"] | frozenset(DERIVED)) and config.encoder.kind == "none":
+    if signals & (FROZEN["encoder"] | {"encoded"}) and config.encoder.kind == "none":
         return "reads a frozen encoder, and none is configured: set encoder.kind"
     if signals & FROZEN["rater"] and not (config.rater.model or config.rater.ratings):
         return "reads ratings, and there is no rater: set rater.model or rater.ratings"

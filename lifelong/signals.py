@@ -11,7 +11,7 @@ import numpy as np
 from policies.arrays import unit_rows
 from stores.errors import StoreError
 from stores.features import open_features
-from stores.shards import Pick, Shard, ShardReader, read_array, read_shard
+from stores.shards import Pick, Shard, ShardReader, array_names, read_array, read_shard
 
 if TYPE_CHECKING:
     from lifelong.context import Context, Stores
@@ -36,9 +36,10 @@ class PoolSignals:
     """Signals of the n samples that a timestep measured, rows in order of arrival.
 
     Beside what the model's passes gave: `ordinal`; `source`, its dataset as a number, (n,); `encoded`, the frozen
-    encoder's features of image and text side by side, (n, 2d), unit rows; `trajectory`, the alignment at each
-    checkpoint of the last timestep's training, (n, T); `validation`, the mean vector of each task of the
-    validation set, (tasks, d); whatever the frozen producers keep by content.
+    encoder's features of image and text side by side, (n, 2d), unit rows; `nll_before`, the `nll` of the last
+    timestep, (n,); `trajectory`, the alignment at each checkpoint of the last timestep's training, (n, T);
+    `validation`, the mean vector of each task of the validation set, (tasks, d); whatever the frozen producers
+    keep by content.
     """
 
     def __init__(self, context: Context) -> None:
@@ -73,18 +74,36 @@ class PoolSignals:
             return self._trajectory()
         if name == VALIDATION:
             return self._context.arrays(VALIDATION)[VALIDATION]
+        if name == "nll_before":
+            return self._before("nll")
         if self._kept_elsewhere(name):
             return self._frozen(name)
         return self._shards.matrix(name)
 
     def _kept_elsewhere(self, name: str) -> bool:
-        return name in ("encoded", "trajectory", VALIDATION) or name in self._context.method.measures.frozen
+        return (
+            name in ("encoded", "trajectory", "nll_before", VALIDATION)
+            or name in self._context.method.measures.frozen
+        )
 
     def _frozen(self, name: str) -> np.ndarray:
         producer = next(each for each in self._context.producers() if name in each.signals)
         sample_ids = self._of_pool("sample_ids").astype(str).tolist()
         with open_features(self._context.features_folder) as features:
             return features.read(producer.name, sample_ids, name)
+
+    def _before(self, name: str) -> np.ndarray:
+        """(n,) float64: a measured signal as it was at the last timestep; NaN where it was not measured, or let go."""
+        stores, last = self._context.stores, self._context.timestep - 1
+        found = np.full(len(self.ordinals), np.nan)
+        if last and complete(stores, last):
+            origins = origins_of(stores, last)
+            reader = reader_of(stores, origins, MEASURED)
+            if all(name in array_names(stores.root / shard.path) for shard in reader.shards):
+                known = np.isin(self.ordinals, origins.ordinals)
+                places = np.searchsorted(origins.ordinals, self.ordinals[known])
+                found[known] = reader.column(name)[places]
+        return found
 
     def _of_pool(self, column: str) -> np.ndarray:
         pool = self._context.stores.pool.arrays()

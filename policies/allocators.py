@@ -196,12 +196,13 @@ class Spread(Allocator):
 class Mean(Allocator):
     """Shares ∝ mean score of the cluster's samples, whatever its size: with EL2N, to what is known least.
 
-    A mean below 0 counts as 0, and so does that of a cluster of which nothing can be judged.
+    A mean below 0 counts as 0 unless `absolute`, and so does that of a cluster of which nothing can be judged.
     """
 
     name: ClassVar[str] = "mean"
 
     power: float = 1.0  # of the means: above 1 the shares differ more, 0 makes them even
+    absolute: bool = False  # a mean below 0 counts as much as one above
 
     def __post_init__(self) -> None:
         if self.power < 0:
@@ -211,7 +212,8 @@ class Mean(Allocator):
         if facts is None or facts.scores is None:
             raise PolicyError("budget mean needs the scores of every cluster, and was given none")
         means = [np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in facts.scores]
-        return weighted(sizes, budget, np.maximum(means, 0.0) ** self.power)
+        weights = np.abs(means) if self.absolute else np.maximum(means, 0.0)
+        return weighted(sizes, budget, weights**self.power)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ FROZEN = {
     "rater": frozenset({"ratings", "styles"}),
 }
 """Signals that depend on content alone, by the producer that makes them once in a sample's life."""
-DERIVED = {"encoded": FROZEN["encoder"]}
+DERIVED = {"encoded": FROZEN["encoder"], "nll_before": frozenset({"nll"})}
 """Signals made of others."""
 SIGNALS = (
     FORWARD

@@ -13,6 +13,7 @@ from lifelong.recipes import read_recipe
 from policies import registry
 from policies.grammar import SLOTS
 
+BENCHMARKED = Path(__file__).resolve().parents[2] / "benchmarks" / "recipes"
 Captured = pytest.CaptureFixture[str]
 
 
@@ -75,3 +76,11 @@ def test_a_fault_is_named_with_the_file_and_the_nearest_word(
     assert words in error
     assert "mine" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_study_can_be_read_and_are_named_after_their_files(path: Path) -> None:
+    words = read_recipe(str(path))
+    assert isinstance(words, dict)
+    assert words["name"] == path.stem
+    method(words)

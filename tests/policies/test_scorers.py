@@ -12,6 +12,7 @@ from policies.scorers.entropy import Entropy
 from policies.scorers.gradient_norm import GraNd
 from policies.scorers.grounding import Grounding
 from policies.scorers.perplexity import Perplexity
+from policies.scorers.progress import Progress
 from policies.scorers.random import Random
 
 logit_rows = arrays(np.float32, (5, 7), elements=st.floats(-50, 50, width=32))
@@ -78,3 +79,9 @@ def test_random_scores_repeat_with_the_seed_and_need_no_pass() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert len(np.unique(first)) == 50
+
+
+def test_progress_is_what_the_answer_became_likelier_by_and_unknown_for_what_is_new() -> None:
+    signals = {"nll": np.array([1.0, 3.0, 2.0]), "nll_before": np.array([1.5, 2.0, np.nan])}
+    scores = Progress().score(signals, np.random.default_rng(0))
+    np.testing.assert_array_equal(scores, [0.5, -1.0, np.nan])

@@ -12,6 +12,7 @@ import pytest
 from lifelong import Run
 from lifelong.method import method
 from policies import registry
+from policies.grammar import Recipe
 from tests.raters.rule import known, write_ratings
 from tests.runs.small import (
     COLUMNS_AFTER,
@@ -105,3 +106,23 @@ def test_a_budget_beyond_the_pool_takes_all_of_it(two_datasets: Path, new_run: C
     run.run_stream(two_datasets)
     counts = [sum(row["selected"] for row in decisions(run, timestep)) for timestep in (1, 2)]
     assert counts == [ROWS, 20]
+
+
+def test_progress_compares_with_the_timestep_before(two_datasets: Path, new_run: Callable[..., Run]) -> None:
+    words = (
+        "clusters source · router entropy[progress perplexity] · budget mean[absolute=true] · sample random"
+    )
+    run = new_run(recipe=Recipe.parse("moving", words).to_dict(), train={"budget": BUDGET})
+    run.run_stream(two_datasets)
+    first, second = decisions(run, 1), decisions(run, 2)
+    assert all(row["score_progress"] is None for row in first)
+    before = {row["sample_id"]: row["score_perplexity"] for row in first}  # the nll
+    for row in second:
+        if row["dataset"] == "tux_caption":
+            assert row["score_progress"] is None
+        else:
+            expected = before[row["sample_id"]] - row["score_perplexity"]
+            assert row["score_progress"] == pytest.approx(expected, abs=1e-5)
+    assert any(abs(row["score_progress"]) > 1e-4 for row in second if row["dataset"] == "easyvqa")
+    assert {row["cluster"] for row in second if row["dataset"] == "easyvqa"} == {0}
+    assert len({row["cluster"] for row in second}) == 2
