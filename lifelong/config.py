@@ -135,6 +135,8 @@ class TrainConfig(_Section):
     """Samples a forward + backward."""
     accumulate: int = Field(1, ge=1)
     """Batches an optimiser step."""
+    parts: int = Field(1, ge=1)
+    """Parts of a batch that are computed apart: so many workers that share a training then give the bits of one."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate (AdamW)."""
     schedule: str = "cosine"

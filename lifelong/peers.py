@@ -23,7 +23,11 @@ class Peers(Protocol):
     size: int
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of everybody's tensor, in place."""
+        """The sum of everybody's tensor, in place, in whatever order is fastest."""
+        ...
+
+    def sum_by_rank(self, values: torch.Tensor) -> torch.Tensor:
+        """The same, added up in the order of the ranks: the bits that one process gets that adds them up so."""
         ...
 
     def everybody(self, value: Any) -> list[Any]:
@@ -39,6 +43,9 @@ class Alone:
     size: int = 1
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def sum_by_rank(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
     def everybody(self, value: Any) -> list[Any]:
@@ -65,26 +72,33 @@ class Group:
         torch.distributed.all_reduce(values)
         return values
 
+    def sum_by_rank(self, values: torch.Tensor) -> torch.Tensor:
+        given = [torch.empty_like(values) for _ in range(self.size)]
+        torch.distributed.all_gather(given, values)
+        values.copy_(given[0])
+        for others in given[1:]:
+            values += others
+        return values
+
     def everybody(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(found, value)
         return found
 
 
-def part_of(batch: Sequence[int], peers: Peers) -> list[int]:
-    """The consecutive positions of a batch that are this worker's; none where there are fewer than peers.
+def part_of(batch: Sequence[int], part: int, parts: int) -> list[int]:
+    """The consecutive positions of a batch that are one of its parts; none where there are fewer than parts.
 
-    >>> [part_of(range(7), Alone(rank, 3)) for rank in range(3)]
+    >>> [part_of(range(7), part, 3) for part in range(3)]
     [[0, 1, 2], [3, 4], [5, 6]]
     """
-    return [
-        int(position)
-        for position in np.array_split(np.asarray(batch, dtype=np.int64), peers.size)[peers.rank]
-    ]
+    return [int(position) for position in np.array_split(np.asarray(batch, dtype=np.int64), parts)[part]]
 
 
-def sum_gradients(weights: Sequence[torch.Tensor], peers: Peers) -> None:
-    """Put the sum of everybody's gradients in the place of each weight's own."""
+def sum_gradients(weights: Sequence[torch.Tensor], peers: Peers, by_rank: bool) -> None:
+    """Put the sum of everybody's gradients in the place of each weight's own. by_rank: see `Peers.sum_by_rank`."""
+    if peers.size == 1:
+        return
     present = [weight for weight in weights if weight.requires_grad]
     by_kind: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for weight in present:
@@ -93,7 +107,7 @@ def sum_gradients(weights: Sequence[torch.Tensor], peers: Peers) -> None:
         flat = torch.cat(
             [torch.zeros_like(each).flatten() if each.grad is None else each.grad.flatten() for each in alike]
         )
-        peers.sum(flat)
+        (peers.sum_by_rank if by_rank else peers.sum)(flat)
         start = 0
         for each in alike:
             each.grad = flat[start : start + each.numel()].view_as(each).clone()

@@ -158,9 +158,14 @@ def train(
         return Trained(0, float("nan"))
     signal = deferred_interrupt() if save and interrupted is None else nullcontext(interrupted or _never)
     with _preserved_generators(), tempfile.TemporaryDirectory() as scratch, signal as stopping:
-        shared: dict[str, Any] = {"peers": peers} if peers.size > 1 else {}
+        shared: dict[str, Any] = {}
+        turns = 1
+        if peers.size > 1 or config.parts > 1:
+            parts = peers.size if peers.size > 1 else config.parts
+            shared = {"peers": peers, "parts": parts, "by_rank": config.parts > 1}
+            turns = parts // peers.size
         with quiet():  # transformers would share the training in its own way, and warns that it is not let
-            arguments = _arguments(vlm, config, seed, scratch, len(order) if trackers else 0)
+            arguments = _arguments(vlm, config, seed, scratch, turns, len(order) if trackers else 0)
         trainer = (SharedTrainer if shared else AdapterTrainer)(
             vlm.model,
             task or Answers(vlm),
@@ -188,13 +193,13 @@ def _never() -> bool:
 
 
 def _arguments(
-    vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str, logged: int
+    vlm: VisionLanguageModel, config: TrainConfig, seed: int, scratch: str, turns: int, logged: int
 ) -> TrainingArguments:
-    """logged: samples of a training that is logged, 0 of one that is not."""
+    """turns: parts of each batch that are fed one by one; logged: samples of a training that is logged, else 0."""
     return TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
+        gradient_accumulation_steps=config.accumulate * turns,
         num_train_epochs=1,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,

@@ -104,6 +104,7 @@ class AdapterTrainer(Trainer):
         self._task = task
         self._batches = batches
         self._fed = batches
+        self._batches_a_step = self.args.gradient_accumulation_steps
 
     def write(self, folder: Path) -> None:
         """Write the state as it is at the end of an optimiser step, for `train(resume_from_checkpoint=…)`."""
@@ -193,7 +194,7 @@ class AdapterTrainer(Trainer):
         # Without gradients the optimiser's step changes nothing; the schedule goes on.
         model.zero_grad()
         step = self.state.global_step + 1
-        first = self.state.global_step * self.args.gradient_accumulation_steps
+        first = self.state.global_step * self._batches_a_step
         items = self._items(self._batches, first, self.record.batches)
         self.record.skipped.append({"step": step, "items": items})
         self.record.in_a_row += 1

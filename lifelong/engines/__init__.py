@@ -33,13 +33,20 @@ def open_engine(root: Path, models: ModelHolder) -> Engine:
     """The engine that the configuration of `models` names, for the run in `root`; it starts when it is first needed.
 
     Raises:
-        UsageError: its package is not installed, or the process was not launched as it needs.
+        UsageError: its package is not installed, the process was not launched as it needs, or the workers are not as
+            many as `train.parts`.
     """
     from lifelong.engines.base import Worker
     from lifelong.engines.launch import joined
     from lifelong.engines.local import Local
 
     kind, launch = models.config.engine, joined()
+    workers = models.config.cluster.workers if kind == "ray" else launch.size if launch else 1
+    if models.config.train.parts > 1 and workers not in (1, models.config.train.parts):
+        raise UsageError(
+            f"train.parts is {models.config.train.parts} and {workers} workers would share the training; "
+            "set it to their number, or to 1 and results differ by rounding"
+        )
     if kind == "ray":
         from lifelong.engines.ray import RayEngine
 

@@ -111,6 +111,18 @@ def local(make: Make, dataset: Path) -> Run:
     return run
 
 
+IN_PARTS = {"train": SETTINGS["train"] | {"parts": 2, "accumulate": 2}, "lora": {"rank": 4, "dropout": 0.1}}
+"""Settings under which two workers give the bits of one, dropout and all."""
+
+
+@pytest.fixture(scope="session")
+def in_parts(make: Make, datasets: Path) -> Run:
+    """Two timesteps as one process does them, each batch in two parts. For reading only."""
+    run = make(settings=IN_PARTS)
+    run.run_stream(datasets)
+    return run
+
+
 def weights(run: Run, timestep: int = 1) -> dict[str, np.ndarray]:
     with run.reading() as stores:
         return load_file(stores.ledger.file(timestep, "adapter") / "adapter_model.safetensors")

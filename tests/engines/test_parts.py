@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifelong.config import RunConfig, parse_config
+from lifelong.context import ModelHolder
+from lifelong.engines import open_engine
 from lifelong.engines.exchange import UrlExchange, UrlFiles
 from lifelong.engines.launch import Launch, find_launch, forget_launch
 from lifelong.engines.work import Written
 from lifelong.errors import UsageError
 from lifelong.mend import elsewhere
-from lifelong.peers import Alone, part_of
+from lifelong.peers import part_of
 from stores.commit import commit_tree
 from stores.errors import DamagedError
 from stores.shards import read_shard, write_shard
@@ -24,7 +26,7 @@ from stores.shards import read_shard, write_shard
 
 @given(size=st.integers(1, 7), length=st.integers(0, 40))
 def test_parts_are_the_whole_batch_in_order(size: int, length: int) -> None:
-    parts = [part_of(range(3, 3 + length), Alone(rank, size)) for rank in range(size)]
+    parts = [part_of(range(3, 3 + length), part, size) for part in range(size)]
     assert [position for part in parts for position in part] == list(range(3, 3 + length))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -110,3 +112,13 @@ def test_a_call_may_name_another_engine() -> None:
     assert (found.engine, found.cluster.address, found.cluster.workers) == ("ray", "auto", 5)
     with pytest.raises(UsageError, match="engine"):
         elsewhere(config, {"engine": "spark"})
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("ray", 3), ("accelerate", 4)])
+def test_as_many_workers_as_parts(
+    engine: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config({"engine": engine, "cluster": {"workers": workers}, "train": {"parts": 2}})
+    monkeypatch.setattr("lifelong.engines.launch.joined", lambda: Launch(0, workers, 0))
+    with pytest.raises(UsageError, match=f"train.parts is 2 and {workers} workers would share"):
+        open_engine(tmp_path, ModelHolder(config))

@@ -14,7 +14,14 @@ from lifelong.checkpoints import TRAINING
 from lifelong.engines.exchange import UrlExchange
 from lifelong.progress import Silent
 from stores.fsck import check_files
-from tests.engines.conftest import ENVIRONMENT, SETTINGS, Make, assert_same_but_for_rounding, kill_one
+from tests.engines.conftest import (
+    ENVIRONMENT,
+    IN_PARTS,
+    SETTINGS,
+    Make,
+    assert_same_but_for_rounding,
+    kill_one,
+)
 from tests.runs.child import Children
 from tests.tiny_encoders import build
 
@@ -85,6 +92,15 @@ def test_two_workers_that_are_killed_on_the_way(cluster: str, make: Make, local:
     assert_same_but_for_rounding(run, local)
     with run.reading() as stores:
         assert check_files(stores.db, run.root) == []
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_bits_where_batches_are_done_in_parts(
+    cluster: str, make: Make, in_parts: Run, datasets: Path
+) -> None:
+    run = make("ray", settings=IN_PARTS, workers=2)
+    run.run_stream(datasets)
+    assert run.digest() == in_parts.digest()
 
 
 def test_with_one_worker_the_same_bits_though_the_driver_is_killed(
