@@ -74,7 +74,7 @@ PUBLISHED = (
     "el2n", "perplexity", "grounding", "semdedup", "coincide", "scalselect", "ofa", "xmas", "mmssr", "adapt-inf",
 )  # fmt: skip
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
-OURS = ("balanced-replay.yaml", "need-replay.yaml", "progress-replay.yaml")
+OURS = ("balanced-replay.yaml", "balanced-pool.yaml", "need-replay.yaml", "progress-replay.yaml")
 """Attempts at a recipe of our own: files in recipes/."""
 
 
@@ -102,6 +102,8 @@ ABLATIONS = (
 PARTS = {
     "first": Part((*MAIN, "balanced-replay.yaml")),
     "ours": Part(OURS),
+    # Chance with as small a pool as adapt-inf has: what the pool costs, and what the choice.
+    "cheap": Part(("random", "random-small-pool.yaml", "balanced-pool.yaml")),
     # Full data, once: for as long at its end as the others train in all, twice over.
     "multitask": Part(("multitask",), seeds=1, settings={"train": {"epochs": 1}}, file="multitask"),
     "main": Part((*BASELINES, *PUBLISHED)),
