@@ -102,8 +102,9 @@ def _search(points: np.ndarray, probes: np.ndarray, k: int) -> np.ndarray:
     for cell in range(cells):
         for start in range(first[cell], first[cell + 1], _OWN):
             # A point's own cell first: what is found there tells what need not be looked at in the others.
-            who, here = slice(start, min(start + _OWN, first[cell + 1])), slice(first[cell], first[cell + 1])
-            best.begin(who, here, distances(who, here))
+            own_cell = slice(first[cell], first[cell + 1])
+            some = slice(start, min(start + _OWN, first[cell + 1]))
+            best.begin(some, own_cell, distances(some, own_cell))
     asking, bounds = _by_cell(probes[own, 1:].reshape(-1), cells)
     asking //= max(probes.shape[1] - 1, 1)
     for cell in range(cells):

@@ -85,13 +85,13 @@ class Pick:
     places: np.ndarray
 
 
-@keeping
 def array_names(path: Path) -> list[str]:
     """Names of the arrays in a shard. Raises: DamagedError if it is missing or unreadable."""
     with _open(path) as file:
         return list(file.keys())
 
 
+@keeping
 class ShardReader:
     """Shards of one kind, in order, read as if they were one file.
 
