@@ -4,12 +4,11 @@
     python benchmarks/study.py run PART … --folder DIR --jobs 2
     python benchmarks/study.py tables
 
-`prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR by
-a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is
-`lifelong compare` with the
-settings below; a part that was stopped goes on, and what is committed is not run again. What the parts found is in
-results/study, a file for each family of settings, a line for each run; `tables` prints the tables of the document from
-these files alone.
+`prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
+by a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is `lifelong
+compare` with the settings below; a part that was stopped goes on, and what is committed is not run again. What the
+parts found is in results/study, a file for each family of settings, a line for each run; `tables` prints the tables
+of the document from these files alone.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -17,7 +16,6 @@ A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -27,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lifelong.demo.model import DEFAULTS
 
 if TYPE_CHECKING:
     from lifelong.compare import Results
@@ -45,13 +45,7 @@ MODEL = {"frequent": 8192, "letters": 2100, "widening": 1.5}
 
 SETTINGS: dict[str, Any] = {
     "model": {"path": "model"},
-    "lora": {
-        "rank": 16,
-        "alpha": 32,
-        "dropout": 0.0,
-        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "trained": ["multi_modal_projector"],
-    },
+    "lora": DEFAULTS["lora"],
     "pool": {"keep": 600},
     "measure": {"batch_size": 32, "trajectory": 2},
     "train": {
@@ -117,28 +111,6 @@ PARTS = {
     "budgets": Part((*BASELINES, *PUBLISHED), budgets=("5%", "30%")),
 }
 
-CAPABILITIES = {
-    "easyvqa": {"attribute": 5, "scene": 1},
-    "tux_caption": {"fine-grained": 4, "language": 5},
-    "sroie_ocr": {"ocr": 5},
-    "flags_knowledge": {"humanities": 5, "fine-grained": 2},
-    "emoji_multilingual": {"language": 3, "fine-grained": 3},
-    "puzzlevqa": {"deduction": 4, "stem": 3},
-    "nlvr": {"comparison": 5, "deduction": 2},
-    "ground_mix": {"spatial": 5},
-    "bbh_lang": {"deduction": 5, "causal": 3},
-    "daquar": {"scene": 5, "spatial": 3},
-}
-"""What a rule that knows the dataset says that its samples teach; 0 for every other capability."""
-STYLES = {
-    "emoji_multilingual": ["multi-choice", "specified"],
-    "puzzlevqa": ["multi-choice"],
-    "nlvr": ["yes-no", "comparing"],
-    "ground_mix": ["coordinate"],
-    "bbh_lang": ["step-by-step"],
-    "tux_caption": ["short"],
-}
-
 
 def prepare(stream: Path, folder: Path) -> None:
     """The stream, the ratings, and the base model, in `folder`."""
@@ -146,28 +118,29 @@ def prepare(stream: Path, folder: Path) -> None:
 
     from lifelong import select
     from lifelong.formats import open_dataset
+    from tests.raters.rule import Known, write_ratings
 
     source = stream.absolute().parent
     told = yaml.safe_load(stream.read_text(encoding="utf-8"))
     left: list[Any] = []
-    ratings = (folder / "ratings.jsonl").open("w", encoding="utf-8")
-    with ratings:
-        for entry in told["datasets"]:
-            suffix = ".jsonl" if entry["format"] == "jsonl" else Path(entry["train"]).suffix
-            out = folder / "stream" / entry["name"] / f"train{suffix}"
-            out.parent.mkdir(parents=True, exist_ok=True)
-            images = source / entry["images"] if "images" in entry else None
-            where = {"images": images, "format": entry["format"]}
-            select(source / entry["train"], out, "random", budget=SHARE, **where)
-            samples = [row.sample for row in open_dataset(out, images=images).rows() if row.sample]
-            ratings.writelines(json.dumps(rated(entry["name"], sample)) + "\n" for sample in samples)
-            taken = {sample.sample_id for sample in samples}
-            all_rows = open_dataset(source / entry["train"], **where).rows()
-            left += [row.sample for row in all_rows if row.sample and row.sample.sample_id not in taken]
-            entry["train"] = str(out.relative_to(folder / "stream"))
-            entry["eval"] = str(source / entry["eval"])
-            if images:
-                entry["images"] = str(images)
+    streamed: list[Known] = []
+    for entry in told["datasets"]:
+        suffix = ".jsonl" if entry["format"] == "jsonl" else Path(entry["train"]).suffix
+        out = folder / "stream" / entry["name"] / f"train{suffix}"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        images = source / entry["images"] if "images" in entry else None
+        where = {"images": images, "format": entry["format"]}
+        select(source / entry["train"], out, "random", budget=SHARE, **where)
+        samples = [row.sample for row in open_dataset(out, images=images).rows() if row.sample]
+        streamed += [Known(entry["name"], sample) for sample in samples]
+        taken = {sample.sample_id for sample in samples}
+        all_rows = open_dataset(source / entry["train"], **where).rows()
+        left += [row.sample for row in all_rows if row.sample and row.sample.sample_id not in taken]
+        entry["train"] = str(out.relative_to(folder / "stream"))
+        entry["eval"] = str(source / entry["eval"])
+        if images:
+            entry["images"] = str(images)
+    write_ratings(streamed, folder / "ratings.jsonl")
     text = yaml.safe_dump(told, sort_keys=False)
     (folder / "stream" / "stream.yaml").write_text(text, encoding="utf-8")
     pretrain(left[::TAUGHT], folder)
@@ -204,21 +177,8 @@ def pretrain(samples: Sequence[Any], folder: Path) -> None:
     save(vlm.model.merge_and_unload(), vlm.encoder.tokenizer, folder / "model")
 
 
-def rated(dataset: str, sample: Any) -> dict[str, Any]:
-    """What the rule says of a sample, as a line of a file of ratings."""
-    from policies.scorers.mmssr import CAPABILITIES as ALL
-
-    answer = sample.messages[-1]["content"][0]["text"]
-    if len(answer) == 1 and answer in "ABCD":
-        styles = ["multi-choice"]
-    else:
-        styles = STYLES.get(dataset, ["yes-no" if answer.lower() in ("yes", "no") else "word-or-phrase"])
-    ratings = {name: CAPABILITIES.get(dataset, {}).get(name, 0) for name in ALL}
-    return {"sample_id": sample.sample_id, "ratings": ratings, "styles": styles}
-
-
 def run(name: str, folder: Path, jobs: int) -> None:
-    """Run a part to its end; what it found is added to the committed file after every run."""
+    """Run a part to its end; what is on file then is what is committed."""
     from lifelong.compare import Comparison, Plan, named
     from lifelong.progress import for_terminal
 

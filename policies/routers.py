@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -153,14 +153,7 @@ class Always(Router):
     def route(
         self, scores: Mapping[str, np.ndarray], labels: np.ndarray, rng: np.random.Generator
     ) -> Routing:
-        choice: dict[int, str] = {}
-        notes = []
-        for cluster, rows in members(labels):
-            judged = np.isfinite(scores[self.scorer][rows]).any()
-            choice[cluster] = self.scorer if judged else "random"
-            if not judged:
-                notes.append(_note(cluster, len(rows), self.scorers))
-        return Routing(choice, {cluster: {} for cluster in choice}, tuple(notes))
+        return _among(self.scorers, scores, labels, lambda able: able[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +171,24 @@ class ByChance(Router):
     def route(
         self, scores: Mapping[str, np.ndarray], labels: np.ndarray, rng: np.random.Generator
     ) -> Routing:
-        choice: dict[int, str] = {}
-        notes = []
-        for cluster, rows in members(labels):
-            able = [name for name in self.scorers if np.isfinite(scores[name][rows]).any()]
-            choice[cluster] = able[int(rng.integers(len(able)))] if able else "random"
-            if not able:
-                notes.append(_note(cluster, len(rows), self.scorers))
-        return Routing(choice, {cluster: {} for cluster in choice}, tuple(notes))
+        return _among(self.scorers, scores, labels, lambda able: able[int(rng.integers(len(able)))])
+
+
+def _among(
+    scorers: tuple[str, ...],
+    scores: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    pick: Callable[[list[str]], str],
+) -> Routing:
+    """In each cluster what `pick` takes of the scorers that can judge any of it; chance where none can."""
+    choice: dict[int, str] = {}
+    notes = []
+    for cluster, rows in members(labels):
+        able = [name for name in scorers if np.isfinite(scores[name][rows]).any()]
+        choice[cluster] = pick(able) if able else "random"
+        if not able:
+            notes.append(_note(cluster, len(rows), scorers))
+    return Routing(choice, {cluster: {} for cluster in choice}, tuple(notes))
 
 
 def _note(cluster: int, size: int, scorers: tuple[str, ...]) -> str:

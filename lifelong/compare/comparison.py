@@ -75,7 +75,7 @@ class Comparison:
 
     def _take_finished(self) -> None:
         """Put on file the runs that ended without being put there."""
-        before = sum(1 for _ in self._kept.items())
+        found = False
         for cell in self.plan.cells():
             root = self.plan.root(cell)
             if self._kept.has(cell) or not (root / DATABASE).is_file():
@@ -84,7 +84,8 @@ class Comparison:
             stands = run.status()
             if stands["phase"] is None and stands["timestep"] == len(self.stream.datasets):
                 self._kept.add(cell, read_result(run))
-        if sum(1 for _ in self._kept.items()) > before:
+                found = True
+        if found:
             self._write()
 
     def _read(self) -> Results:

@@ -109,7 +109,7 @@ def test_a_memory_mapped_array_gives_the_same_clusters(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys, numpy as np
-from policies.clusterers import BySource, KMeans
+from policies.clusterers import KMeans
 vectors = np.random.default_rng(0).normal(size=(6000, 96)).astype(np.float32)
 clusters = KMeans(k=12, points=300).cluster(vectors, 6000, np.random.default_rng(5))
 sys.stdout.buffer.write(clusters.labels.tobytes() + clusters.centroids.tobytes())
