@@ -97,13 +97,22 @@ class Run(Steering):
         method(resolved.recipe, resolved)
         if root.exists() and any(root.iterdir()):
             raise UsageError(f"{root} is not empty; name a new folder for the run")
-        text = commented_yaml(resolved)
         with as_run_errors(root):
             make_folder(root)
-            publish(root, commit_bytes(root, ".", "config", ".yaml", text.encode()), CONFIG)
+            _write_config(root, resolved)
         run = cls(root, progress, callbacks)
         with run._writing():
             return run
+
+    def configure(self, config: RunConfig) -> None:
+        """Have the file hold this configuration, with comments; the next timestep takes it.
+
+        Raises:
+            UsageError: the recipe is wrong.
+        """
+        method(config.recipe, config)
+        with self._writing():
+            _write_config(self.root, config)
 
     @classmethod
     def open(
@@ -167,10 +176,13 @@ class Run(Steering):
             self._timestep(stores, self._arrive(stores, feed))
         return self.status()
 
-    def run_stream(self, stream: str | Path | Stream, *, allow_drift: bool = False) -> dict[str, Any]:
+    def run_stream(
+        self, stream: str | Path | Stream, *, until: int | None = None, allow_drift: bool = False
+    ) -> dict[str, Any]:
         """Feed every dataset of a stream that has not been fed, after finishing what was interrupted.
 
-        All skills of the stream are tested from before the first timestep on. allow_drift: see `resume`.
+        All skills of the stream are tested from before the first timestep on. until: feed no more than its first so
+        many datasets. allow_drift: see `resume`.
         """
         stream = stream if isinstance(stream, Stream) else read_stream(Path(stream))
         with self._writing() as stores:
@@ -179,7 +191,7 @@ class Run(Steering):
             self._finish(stores, allow_drift)
             self._refuse_stopped(stores)
             self._register_skills(stores, stream)
-            for feed in stream.datasets:
+            for feed in stream.datasets[:until]:
                 fed = next((each for each in stores.pool.datasets() if each.name == feed.name), None)
                 if fed is not None:
                     self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}, nothing to do")
@@ -386,3 +398,7 @@ def absolute(path: str | Path | None) -> str | None:
     from lifelong.stream import located
 
     return None if path is None else located(str(path), Path.cwd())
+
+
+def _write_config(root: Path, config: RunConfig) -> None:
+    publish(root, commit_bytes(root, ".", "config", ".yaml", commented_yaml(config).encode()), CONFIG)

@@ -21,6 +21,9 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every recipe: 0, 1, …")] = 3,
     orders: Annotated[int, typer.Option(min=1, help="Orders of the stream: its own, then drawn ones.")] = 1,
     budget: Annotated[str, typer.Option(help="Budget of a timestep, or several with commas.")] = "15%",
+    between: Annotated[
+        int, typer.Option(min=0, help="Eval samples a skill at timesteps before the last. 0: as at the last.")
+    ] = 0,
     against: Annotated[str, typer.Option(help="Recipe that the others are compared with.")] = "random",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of its own.")] = 1,
     only_read: Annotated[
@@ -45,7 +48,7 @@ def compare(
         exclude_unset=True, mode="json"
     )
     budgets = tuple(each.strip() for each in budget.split(","))
-    comparison = Comparison(Plan(stream, out, known, budgets, seeds, orders, given))
+    comparison = Comparison(Plan(stream, out, known, budgets, seeds, orders, given, between))
     if only_read:
         results = comparison.results()
     else:

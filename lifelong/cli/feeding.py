@@ -82,6 +82,9 @@ def feed(
 def run_stream(
     run: RunFolder,
     stream: Annotated[Path, typer.Argument(metavar="STREAM.yaml")],
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Feed no more than the stream's first so many datasets.")
+    ] = None,
     allow_drift: AllowDrift = False,
     engine: Engine = None,
     address: Address = None,
@@ -91,7 +94,7 @@ def run_stream(
     """Feed every dataset of a stream that has not been fed yet."""
     with progress_for(quiet) as progress:
         opened = open_run(run, progress).work_on(engine, address=address, workers=workers)
-        status = opened.run_stream(stream, allow_drift=allow_drift)
+        status = opened.run_stream(stream, until=until, allow_drift=allow_drift)
     say(_one_line(status))
 
 

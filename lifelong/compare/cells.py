@@ -46,7 +46,8 @@ class Plan:
     """What is compared: every recipe at every budget, with every seed, over every order of the stream.
 
     recipes: by the name that tables call them. settings: of every run, as in config.yaml; `recipe`, `seed` and
-    `train.budget` are the cells' own. A recipe that takes all samples runs once for all budgets, as ALL.
+    `train.budget` are the cells' own. A recipe that takes all samples runs once for all budgets, as ALL. between:
+    eval samples of each skill at timesteps before the last, where what is compared is not yet decided; 0: as many.
     """
 
     stream: Path
@@ -56,6 +57,7 @@ class Plan:
     seeds: int = 3
     orders: int = 1
     settings: dict[str, Any] | None = None
+    between: int = 0
 
     def cells(self) -> list[Cell]:
         """Seed by seed, so that a comparison that is stopped early has compared all recipes."""
@@ -82,6 +84,13 @@ class Plan:
         cache = str((self.folder / FEATURES).absolute())
         given["encoder"] = {"cache": cache, **given.get("encoder", {})}
         return parse_config(given)
+
+    def early(self, config: RunConfig) -> RunConfig:
+        """The configuration of the timesteps before the last."""
+        if not self.between:
+            return config
+        limit = min(self.between, config.evaluate.limit or self.between)
+        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"limit": limit})})
 
     def root(self, cell: Cell) -> Path:
         return self.folder / RUNS / cell.name
@@ -140,16 +149,21 @@ def run_cell(plan: Plan, cell: Cell, progress: Progress | None = None) -> str:
         UsageError: its run is there with other settings.
     """
     root, config = plan.root(cell), plan.config(cell)
+    early = plan.early(config)
+    stream = ordered(read_stream(plan.stream), cell.order)
     if (root / DATABASE).is_file():
         run = Run.open(root, progress)
-        if run.config != config:
+        if run.config not in (early, config):
             raise UsageError(
                 f"{root} was begun with other settings; name another folder with --out, or remove it"
             )
     try:
         if not (root / DATABASE).is_file():
-            run = Run.create(root, config=config, progress=progress)
-        run.run_stream(ordered(read_stream(plan.stream), cell.order))
+            run = Run.create(root, config=early, progress=progress)
+        if run.config == early != config:
+            run.run_stream(stream, until=len(stream.datasets) - 1)
+            run.configure(config)
+        run.run_stream(stream)
     except LifelongError as error:
         return str(error)
     return ""

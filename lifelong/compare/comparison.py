@@ -108,7 +108,8 @@ class Comparison:
 
     def _identity(self) -> dict[str, Any]:
         stream = [self.stream.name, *(feed.name for feed in self.stream.datasets)]
-        return {"stream": stream, "settings": self.plan.settings or {}}
+        between = {"between": self.plan.between} if self.plan.between else {}
+        return {"stream": stream, "settings": {**(self.plan.settings or {}), **between}}
 
     def _write(self) -> None:
         rows = [

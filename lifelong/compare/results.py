@@ -80,6 +80,12 @@ class Result:
         return float(np.nanmean(self.curves.forgetting))
 
     @property
+    def backward_transfer(self) -> float:
+        """Mean over the skills that came before the last timestep of what became of them after their own."""
+        before = np.asarray(self.curves.introduced) < len(self.curves.R) - 1
+        return float(self.curves.backward_transfer[before].mean()) if before.any() else float("nan")
+
+    @property
     def forward_transfer(self) -> float:
         """Mean over the skills that came after the first timestep."""
         later = np.asarray(self.curves.introduced) > 1

@@ -23,6 +23,8 @@ FORMULAS = {
     "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: mean over the runs of "
     "multitask",
     "forgetting": "mean over skills of max over u < T of R[u, s], minus R[T, s]; ± 95 % by Student's t over runs",
+    "backward_transfer": "mean over the skills that came before timestep T of R[T, s] - R[t_s, s]; unlike the maximum "
+    "in forgetting it does not grow with the noise of small eval sets; ± as above",
     "forward_transfer": "mean over the skills that came after timestep 1 of R[t_s - 1, s] - R[0, s]; ± as above",
     "measuring_s, training_s": "seconds of the phases measure and train over the whole stream, mean over runs",
 }
@@ -41,6 +43,7 @@ class Line:
     difference_by_skill: dict[str, Estimate]
     relative_gain: float | None
     forgetting: tuple[float, float]
+    backward_transfer: tuple[float, float]
     forward_transfer: tuple[float, float]
     steps: float
     samples_trained: float
@@ -91,6 +94,7 @@ def _line(results: Results, group: Group, against: str, skills: list[str], seed:
         {skill: estimate([values], rng(f"difference in {skill}")) for skill, values in paired.items()},
         float(np.mean([_gain(run, full) for run in runs])) if full else None,
         over_units([run.forgetting for run in runs]),
+        over_units([run.backward_transfer for run in runs]),
         over_units([run.forward_transfer for run in runs]),
         float(np.mean([run.steps for run in runs])),
         float(np.mean([run.trained for run in runs])),

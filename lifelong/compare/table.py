@@ -27,7 +27,7 @@ def table(summary: Summary, width: int = 110) -> str:
 def _overall(lines: list[Line], against: str) -> str:
     heading = [
         "recipe", "runs", "accuracy", "interval", f"minus {against}", "interval", "", "gain %", "forgetting",
-        "forward", "steps", "measure s", "train s",
+        "backward", "forward", "steps", "measure s", "train s",
     ]  # fmt: skip
     rows = [
         [
@@ -40,6 +40,7 @@ def _overall(lines: list[Line], against: str) -> str:
             _verdict(line.difference),
             "" if line.relative_gain is None else f"{line.relative_gain:.1f}",
             _plus_minus(line.forgetting),
+            _plus_minus(line.backward_transfer),
             _plus_minus(line.forward_transfer),
             f"{line.steps:.0f}",
             f"{line.measuring_s:.0f}",

@@ -123,6 +123,25 @@ def digests_in(text: str) -> dict[tuple[str, int], str]:
     return {(run["recipe"], run["seed"]): run["digest"] for run in json.loads(text)["runs"]}
 
 
+def test_fewer_questions_before_the_last_timestep_change_no_answer_after_it(
+    tmp_path: Path, llava: str
+) -> None:
+    stream = write_stream(tmp_path / "stream", names=("easyvqa", "tux_caption"), rows=12, evals=4)
+    found = {}
+    for between in (0, 2):
+        out = tmp_path / f"between-{between}"
+        assert invoke(command(stream, out, llava, "--seeds", "1", "--between", str(between))) == 0
+        found[between] = json.loads((out / "results.json").read_text())["runs"]
+        again = command(stream, out, llava, "--seeds", "1", "--between", "3", "--read")
+        assert invoke(again) != 0  # other settings
+    for whole, less in zip(found[0], found[2], strict=True):
+        assert whole["scores"] == less["scores"]
+    for between, early in ((0, 4), (2, 2)):
+        root = tmp_path / f"between-{between}" / "runs" / "random-25pc-order0-seed0"
+        asked = Run.open(root).skill_matrix().n
+        assert asked.tolist() == [[early, early], [early, early], [4, 4]]
+
+
 def test_recipe_files_are_compared_by_their_names(
     tmp_path: Path, llava: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
