@@ -71,7 +71,7 @@ PUBLISHED = (
     "el2n", "perplexity", "grounding", "semdedup", "coincide", "scalselect", "ofa", "xmas", "mmssr", "adapt-inf",
 )  # fmt: skip
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
-OURS = ("balanced-replay.yaml", "easy.yaml", "progress-replay.yaml")
+OURS = ("balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml")
 """Attempts at a recipe of our own: files in recipes/."""
 
 
@@ -103,13 +103,23 @@ PARTS = {
     "cheap": Part(("random", "random-small-pool.yaml", "balanced-pool.yaml")),
     # Full data, once: for as long at its end as the others train in all, twice over.
     "multitask": Part(("multitask",), seeds=1, settings={"train": {"epochs": 1}}, file="multitask"),
+    # What decides most, first: where a comparison is stopped early, it has said that.
+    "contenders": Part(
+        (*MAIN, *OURS, "mmssr", "xmas", "prune-none.yaml", "sample-random.yaml"),
+        seeds=2,
+    ),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
     "ablations": Part(("random", "adapt-inf", *ABLATIONS)),
-    "pool-300": Part(("adapt-inf",), settings={"pool": {"keep": 300}}, file="pool-300"),
-    "pool-1200": Part(("adapt-inf",), settings={"pool": {"keep": 1200}}, file="pool-1200"),
-    "stale": Part(("adapt-inf",), settings={"measure": {"refresh": "stale(2)"}}, file="stale"),
+    # What the current model says of every sample at every timestep; progress cannot be told otherwise.
+    "fresh": Part(
+        ("progress-replay.yaml", "adapt-inf", "el2n"),
+        settings={"measure": {"refresh": "all"}},
+        file="fresh",
+    ),
+    "pool-1000": Part(("adapt-inf",), settings={"pool": {"keep": 1000}}, file="pool-1000"),
+    "pool-5000": Part(("adapt-inf",), settings={"pool": {"keep": 5000}}, file="pool-5000"),
     "new-only": Part(("adapt-inf",), settings={"measure": {"refresh": "new"}}, file="new-only"),
     "budgets": Part((*BASELINES, *PUBLISHED), budgets=("5%", "30%")),
 }
@@ -203,10 +213,13 @@ def run(name: str, folder: Path, jobs: int) -> None:
     own.parent.mkdir(parents=True, exist_ok=True)
     if committed.is_file() and not own.is_file():
         shutil.copy(committed, own)
-    with for_terminal(quiet=False) as progress:
-        found = Comparison(plan).run(progress, jobs)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(own, committed)
+    try:
+        with for_terminal(quiet=False) as progress:
+            found = Comparison(plan).run(progress, jobs)
+    finally:
+        if own.is_file():
+            shutil.copy(own, committed)
     for cell, reason in found.missing.items():
         print(f"missing: {cell}: {reason}")
 

@@ -117,6 +117,11 @@ def _lacking(signals: frozenset[str], config: RunConfig | None) -> str:
         return (
             "reads trajectories, and training keeps no checkpoints: set measure.trajectory, for example to 7"
         )
+    if "nll_before" in signals and config.measure.refresh != "all":
+        return (
+            "compares each sample with the timestep before, and samples keep earlier signals: set measure.refresh to "
+            "all"
+        )
     if signals & VALIDATION and not config.measure.validation:
         return "compares with a validation set, and none is named: set measure.validation"
     return ""

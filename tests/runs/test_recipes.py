@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lifelong import Run
+from lifelong.errors import UsageError
 from lifelong.method import method
 from policies import registry
 from policies.grammar import Recipe
@@ -126,3 +127,13 @@ def test_progress_compares_with_the_timestep_before(two_datasets: Path, new_run:
     assert any(abs(row["score_progress"]) > 1e-4 for row in second if row["dataset"] == "easyvqa")
     assert {row["cluster"] for row in second if row["dataset"] == "easyvqa"} == {0}
     assert len({row["cluster"] for row in second}) == 2
+
+
+def test_progress_is_not_told_of_signals_that_were_kept(new_run: Callable[..., Run]) -> None:
+    given = {"train": {"budget": BUDGET}, "measure": {"refresh": "stale(2)"}}
+    alone = Recipe.parse("moving", "router always[progress] · sample random").to_dict()
+    with pytest.raises(UsageError, match=r"set measure\.refresh to all"):
+        new_run(recipe=alone, **given)
+    among = Recipe.parse("moving", "router entropy[progress perplexity] · sample random").to_dict()
+    run = new_run(recipe=among, **given)
+    assert list(method(run.config.recipe, run.config).scorers) == ["perplexity"]
