@@ -2,13 +2,14 @@
 
     python benchmarks/study.py prepare --stream STREAMS/real10/stream.yaml --folder DIR
     python benchmarks/study.py run PART … --folder DIR --jobs 2
+    python benchmarks/study.py counts --folder DIR
     python benchmarks/study.py tables
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
 by a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is `lifelong
 compare` with the settings below; a part that was stopped goes on, and what is committed is not run again. What the
 parts found is in results/study, a file for each family of settings, a line for each run; `tables` prints the tables
-of the document from these files alone.
+of the document from these files alone. `counts` writes how many samples of each dataset the runs in DIR trained on.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -16,16 +17,21 @@ A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lifelong.compare.cells import RUNS, Cell
+from lifelong.context import DATABASE
 from lifelong.demo.model import DEFAULTS
 
 if TYPE_CHECKING:
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RESULTS = Path(__file__).parent / "results" / "study"
+SELECTED = "selected.json"
 RECIPES = Path(__file__).parent / "recipes"
 SHARE = "60%"
 """Of each dataset's rows, that the stream has."""
@@ -224,12 +231,37 @@ def run(name: str, folder: Path, jobs: int) -> None:
         print(f"missing: {cell}: {reason}")
 
 
+def counts(folder: Path) -> None:
+    """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json."""
+    path = RESULTS / SELECTED
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    asked = (
+        "SELECT dataset, timestep, count(*) FROM selections JOIN samples USING (ordinal) GROUP BY dataset, timestep"
+    )
+    for kept in sorted(folder.glob("*/results.json")):
+        for run in json.loads(kept.read_text(encoding="utf-8"))["runs"]:
+            cell = Cell(run["recipe"], run["budget"], run["order"], run["seed"])
+            database = kept.parent / RUNS / cell.name / DATABASE
+            if not database.is_file():
+                continue
+            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as ledger:
+                rows = ledger.execute(asked).fetchall()
+            timesteps = range(1, len(run["R"]))
+            taken = {(dataset, timestep): count for dataset, timestep, count in rows}
+            found[f"{kept.parent.name}/{cell.name}"] = {
+                dataset: [taken.get((dataset, timestep), 0) for timestep in timesteps]
+                for dataset in dict.fromkeys(dataset for dataset, _, _ in rows)
+            }
+    lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
+
+
 def merged() -> Results:
     """All that is on file; what was run under other settings is named after its file."""
-    from lifelong.compare import Cell, Results, read_results
+    from lifelong.compare import Results, read_results
 
     found = Results()
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(set(RESULTS.glob("*.json")) - {RESULTS / SELECTED}):
         for cell, result in read_results(path).items():
             own = path.stem in ("main", cell.recipe)
             name = cell.recipe if own else f"{cell.recipe} {path.stem}"
@@ -263,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran = commands.add_parser("run")
     ran.add_argument("parts", nargs="+", choices=list(PARTS))
     ran.add_argument("--jobs", type=int, default=1)
-    for each in (made, ran):
+    counted = commands.add_parser("counts")
+    for each in (made, ran, counted):
         each.add_argument("--folder", type=Path, required=True)
     commands.add_parser("tables")
     given = parser.parse_args(arguments)
@@ -273,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "run":
             for name in given.parts:
                 run(name, given.folder.absolute(), given.jobs)
+        case "counts":
+            counts(given.folder)
         case _:
             print("\n\n".join(tables()))
 
