@@ -104,11 +104,9 @@ ABLATIONS = (
 """Of adapt-inf, one slot at a time: files in recipes/."""
 
 PARTS = {
-    "first": Part((*MAIN, "balanced-replay.yaml")),
-    "ours": Part(OURS),
     # Chance with as small a pool as adapt-inf has: what the pool costs, and what the choice.
-    "cheap": Part(("random", "random-small-pool.yaml", "balanced-pool.yaml")),
-    # Full data, once: for as long at its end as the others train in all, twice over.
+    "small-pool": Part(("random", "random-small-pool.yaml")),
+    # Full data, once: at its end for a third more steps than the others take in all.
     "multitask": Part(("multitask",), seeds=1, settings={"train": {"epochs": 1}}, file="multitask"),
     # What decides most, first: where a comparison is stopped early, it has said that.
     "contenders": Part(

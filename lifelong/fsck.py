@@ -11,7 +11,7 @@ from lifelong.config import RunConfig, read_config
 from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import UsageError
 from lifelong.signals import MEASURED, complete
-from lifelong.upkeep import config_of
+from lifelong.upkeep import CONFIG, config_of
 from stores.backup import BACKUP, timestep_of_backup
 from stores.commit import garbage, verify
 from stores.database import open_database
@@ -21,8 +21,6 @@ from stores.features import INDEX, Features
 from stores.features import MIGRATIONS as FEATURE_MIGRATIONS
 from stores.fsck import Problem, check_backup, check_database, check_files
 from stores.integrity import faults
-
-CONFIG = "config.yaml"
 
 
 def examine(root: Path) -> list[Problem]:

@@ -14,7 +14,7 @@ from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.progress import Progress, Silent
 from lifelong.space import bytes_on_disk, bytes_per_sample
 from lifelong.steer.guard import pending
-from lifelong.upkeep import FEEDING
+from lifelong.upkeep import CONFIG, FEEDING
 from stores.database import open_database
 from stores.digest import run_digest
 from stores.ledger import PHASES
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lifelong.curves import Curves
     from lifelong.repair import Repaired
     from stores.fsck import Problem
-
-CONFIG = "config.yaml"
 
 
 class Handle:

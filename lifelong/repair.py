@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifelong.config import commented_yaml
 from lifelong.context import DATABASE, Context, ModelHolder, Outcome, Stores
 from lifelong.errors import LifelongError
 from lifelong.frozen import features_of
-from lifelong.fsck import CONFIG, examine, features_folder
+from lifelong.fsck import examine, features_folder
 from lifelong.loop import PHASES, publish_decisions
 from lifelong.past import ORDER, different, models_of, past
 from lifelong.phases.measure import ask_producers
 from lifelong.phases.start import start
 from lifelong.progress import Progress, Silent
 from lifelong.signals import MEASURED
-from lifelong.upkeep import config_of
+from lifelong.upkeep import CONFIG, config_of, write_config
 from stores.backup import BACKUP, back_up, restore, timestep_of_backup
-from stores.commit import commit_bytes, publish, sweep, verify
+from stores.commit import sweep, verify
 from stores.database import open_database
 from stores.errors import DamagedError, StoreError
 from stores.features import INDEX, Block, Features, open_features
@@ -165,8 +164,7 @@ class _Repair:
         stores = self._stores
         config = config_of(stores, stores.ledger.last_timestep() or 0)
         assert config is not None  # else it would not be said to be rebuilt
-        text = commented_yaml(config).encode()
-        publish(stores.root, commit_bytes(stores.root, ".", "config", ".yaml", text), CONFIG)
+        write_config(stores.root, config)
         return Repaired(CONFIG, True, "the last timestep's configuration")
 
     def _features(self, damaged: dict[str, Problem]) -> Iterator[Repaired]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.callbacks import Callback, Callbacks
-from lifelong.config import RunConfig, commented_yaml, parse_config
+from lifelong.config import RunConfig, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift
 from lifelong.errors import InputError, RunError, TrainingError, UsageError
-from lifelong.handle import CONFIG
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
 from lifelong.progress import Noting, Progress, as_asked
@@ -24,8 +23,8 @@ from lifelong.steer.guard import error_of, stopped
 from lifelong.steer.verbs import Steering
 from lifelong.stream import Stream, read_stream
 from lifelong.trackers import bring_in_line, require
-from lifelong.upkeep import FEEDING, Freed, collect_garbage, removable, settle
-from stores.commit import commit_bytes, make_folder, publish, sweep
+from lifelong.upkeep import CONFIG, FEEDING, Freed, collect_garbage, removable, settle, write_config
+from stores.commit import make_folder, sweep
 from stores.database import open_database, transaction
 from stores.fsck import FOLDERS
 from stores.lock import RunLock
@@ -99,7 +98,7 @@ class Run(Steering):
             raise UsageError(f"{root} is not empty; name a new folder for the run")
         with as_run_errors(root):
             make_folder(root)
-            _write_config(root, resolved)
+            write_config(root, resolved)
         run = cls(root, progress, callbacks)
         with run._writing():
             return run
@@ -112,7 +111,7 @@ class Run(Steering):
         """
         method(config.recipe, config)
         with self._writing():
-            _write_config(self.root, config)
+            write_config(self.root, config)
 
     @classmethod
     def open(
@@ -398,7 +397,3 @@ def absolute(path: str | Path | None) -> str | None:
     from lifelong.stream import located
 
     return None if path is None else located(str(path), Path.cwd())
-
-
-def _write_config(root: Path, config: RunConfig) -> None:
-    publish(root, commit_bytes(root, ".", "config", ".yaml", commented_yaml(config).encode()), CONFIG)

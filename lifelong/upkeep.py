@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lifelong.config import KeepConfig, RunConfig, parse_config
+from lifelong.config import KeepConfig, RunConfig, commented_yaml, parse_config
 from lifelong.context import ADAPTER, Stores
 from lifelong.signals import is_signal, shards_in_use
 from stores.backup import back_up, is_current
-from stores.commit import garbage, sweep, verify
+from stores.commit import commit_bytes, garbage, publish, sweep, verify
 from stores.database import transaction
 from stores.digest import weights_of
 from stores.errors import DamagedError
@@ -21,6 +22,8 @@ from stores.repack import dead_packs, repack
 from stores.shards import Shard
 from stores.undo import events_undone, forget_undone, paths_undone
 
+CONFIG = "config.yaml"
+"""The configuration of the next timestep, for its user to edit."""
 FEEDING = "feeding"
 """Key of the request that is under way: timestep, feed and configuration; null where none is."""
 SETTLED = "settled"
@@ -34,6 +37,11 @@ class Freed:
     path: str
     bytes: int
     why: str
+
+
+def write_config(root: Path, config: RunConfig) -> None:
+    """Have the run's file hold this configuration, with a comment on every field."""
+    publish(root, commit_bytes(root, ".", "config", ".yaml", commented_yaml(config).encode()), CONFIG)
 
 
 def keep_config(stores: Stores, timestep: int, config: RunConfig) -> None:

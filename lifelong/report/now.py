@@ -7,9 +7,8 @@ import time
 from typing import Any
 
 from lifelong.context import Stores
-from lifelong.handle import CONFIG
 from lifelong.report.decided import finished
-from lifelong.upkeep import FEEDING
+from lifelong.upkeep import CONFIG, FEEDING
 from stores.ledger import PHASES
 from stores.lock import Writer, writer
 

@@ -10,8 +10,7 @@ from lifelong.config import RunConfig, commented_yaml, read_config
 from lifelong.context import Stores
 from lifelong.errors import LifelongError
 from lifelong.method import method
-from lifelong.run import CONFIG
-from lifelong.upkeep import config_of
+from lifelong.upkeep import CONFIG, config_of
 from stores.ledger import PHASES
 
 

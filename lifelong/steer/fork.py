@@ -17,7 +17,7 @@ from lifelong.errors import RunError, UsageError
 from lifelong.method import method
 from lifelong.recipes import read_recipe
 from lifelong.steer.rollback import left_after, require_timestep
-from lifelong.upkeep import FEEDING
+from lifelong.upkeep import CONFIG, FEEDING
 from stores.commit import commit_bytes, fsync_folder, publish
 from stores.database import open_database, transaction
 from stores.disk import naming_faults
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lifelong.run import Run
 
 KIND = "fork"
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
