@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -82,17 +82,23 @@ def _keep_lowest(
 
 
 class Pruner(ABC):
-    """What fills the slot `prune`."""
+    """What fills the slot `prune`.
+
+    `within` names the groups that share the room of the pool evenly: the pseudo-skills of this timestep
+    (cluster), or the datasets (source), or none (pool). Clusters are found anew at every timestep, so what is
+    old shares its room with what arrives and is cut again and again; a dataset keeps its own.
+    """
 
     __slots__ = ()
 
     name: ClassVar[str]
+    within: Literal["pool", "cluster", "source"]
 
     @abstractmethod
     def prune(
         self, vectors: np.ndarray | None, labels: np.ndarray, keep: int, rng: np.random.Generator
     ) -> Pruned:
-        """vectors: (n, d) or None, rows in order of arrival; labels: (n,) clusters; keep: at most so many."""
+        """vectors: (n, d) or None, rows in order of arrival; labels: (n,) group; keep: at most so many in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class NoPruning(Pruner):
     """Everything stays, whatever the pool's size."""
 
     name: ClassVar[str] = "none"
+    within: ClassVar[Literal["pool"]] = "pool"
 
     def prune(
         self, vectors: np.ndarray | None, labels: np.ndarray, keep: int, rng: np.random.Generator
@@ -109,10 +116,11 @@ class NoPruning(Pruner):
 
 @dataclass(frozen=True, slots=True)
 class SemDeDup(Pruner):
-    """The samples most like an earlier one of their cluster go. Nothing is measured while there is room."""
+    """The samples most like an earlier one of their group go. Nothing is measured while there is room."""
 
     name: ClassVar[str] = "semdedup"
 
+    within: Literal["cluster", "source"] = "cluster"  # source: of their dataset
     threshold: float | None = None  # cosine above which a sample goes even where there is room
 
     def __post_init__(self) -> None:
@@ -131,18 +139,21 @@ class SemDeDup(Pruner):
 
 @dataclass(frozen=True, slots=True)
 class RandomPruning(Pruner):
-    """Any of them go, whatever their clusters."""
+    """Any of them go; `within` a cluster or a source, of each as many as do not find room."""
 
     name: ClassVar[str] = "random"
+
+    within: Literal["pool", "cluster", "source"] = "pool"
 
     def prune(
         self, vectors: np.ndarray | None, labels: np.ndarray, keep: int, rng: np.random.Generator
     ) -> Pruned:
         if keep < 0:
             raise PolicyError(f"keep is {keep} samples; it must be 0 or more")
-        kept = np.zeros(len(labels), dtype=bool)
-        kept[rng.permutation(len(labels))[:keep]] = True
-        return _unmeasured(kept)
+        n = len(labels)
+        drawn = np.empty(n)
+        drawn[rng.permutation(n)] = np.arange(n)
+        return _unmeasured(_keep_lowest(drawn, np.unique(labels, return_inverse=True)[1], keep, drawn))
 
 
 def _unmeasured(kept: np.ndarray) -> Pruned:

@@ -135,3 +135,11 @@ def test_while_there_is_room_nothing_is_measured(rng: np.random.Generator) -> No
 def test_random_pruning_keeps_exactly_so_many(n: int, keep: int, seed: int) -> None:
     kept = RandomPruning().prune(None, np.zeros(n, int), keep, np.random.default_rng(seed)).kept
     assert kept.sum() == min(keep, n)
+
+
+def test_random_pruning_within_groups_shares_the_room_evenly(rng: np.random.Generator) -> None:
+    labels = np.repeat([3, 8, 5], [40, 2, 60])
+    kept = RandomPruning(within="source").prune(None, labels, 30, rng).kept
+    assert np.bincount(labels[kept], minlength=9)[[3, 8, 5]].tolist() == [14, 2, 14]
+    again = RandomPruning(within="source").prune(None, labels, 30, np.random.default_rng(7)).kept
+    assert (kept != again).any()
