@@ -2,14 +2,17 @@
 
     python benchmarks/study.py prepare --stream STREAMS/real10/stream.yaml --folder DIR
     python benchmarks/study.py run PART … --folder DIR --jobs 2
+    python benchmarks/study.py ask --folder DIR --jobs 2
     python benchmarks/study.py counts --folder DIR
     python benchmarks/study.py tables
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
 by a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is `lifelong
 compare` with the settings below; a part that was stopped goes on, and what is committed is not run again. What the
-parts found is in results/study, a file for each family of settings, a line for each run; `tables` prints the tables
-of the document from these files alone. `counts` writes how many samples of each dataset the runs in DIR trained on.
+parts found is in results/study, a file for each family of settings, a line for each run. `ask` puts all questions of
+the eval sets to the last adapters of the runs in DIR, where the runs themselves asked the first hundred of each.
+`counts` writes how many samples of each dataset they trained on. `tables` prints the tables of the document from
+these files alone.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -23,8 +26,10 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +40,13 @@ from lifelong.context import DATABASE
 from lifelong.demo.model import DEFAULTS
 
 if TYPE_CHECKING:
-    from lifelong.compare import Results
+    from lifelong.compare import Result, Results
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RESULTS = Path(__file__).parent / "results" / "study"
 SELECTED = "selected.json"
+ASKED = "asked.json"
 RECIPES = Path(__file__).parent / "recipes"
 SHARE = "60%"
 """Of each dataset's rows, that the stream has."""
@@ -78,7 +84,10 @@ PUBLISHED = (
     "el2n", "perplexity", "grounding", "semdedup", "coincide", "scalselect", "ofa", "xmas", "mmssr", "adapt-inf",
 )  # fmt: skip
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
-OURS = ("balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml")
+OURS = (
+    "balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml",
+    "fresh.yaml", "faithful.yaml", "fresh-mmssr.yaml",
+)  # fmt: skip
 """Attempts at a recipe of our own: files in recipes/."""
 
 
@@ -99,24 +108,30 @@ ABLATIONS = (
     "k-5.yaml", "k-20.yaml", "k-auto.yaml", "one-cluster.yaml",
     "router-reference.yaml", "router-published.yaml", "router-el2n.yaml", "router-random.yaml",
     "budget-proportional.yaml", "budget-spread.yaml", "budget-density.yaml",
-    "sample-top.yaml", "sample-random.yaml", "prune-random.yaml", "prune-none.yaml", "start-base.yaml",
+    "sample-top.yaml", "sample-random.yaml", "start-base.yaml",
 )  # fmt: skip
 """Of adapt-inf, one slot at a time: files in recipes/."""
+PRUNERS = ("prune-none.yaml", "prune-random.yaml", "prune-source.yaml", "prune-random-source.yaml")
+"""Of adapt-inf, the last slot."""
 
 PARTS = {
     # Chance with as small a pool as adapt-inf has: what the pool costs, and what the choice.
     "small-pool": Part(("random", "random-small-pool.yaml")),
     # Full data, once: at its end for a third more steps than the others take in all.
     "multitask": Part(("multitask",), seeds=1, settings={"train": {"epochs": 1}}, file="multitask"),
-    # What decides most, first: where a comparison is stopped early, it has said that.
+    # What may be as good as chance or better, first: what is clearly worse needs no third seed to say so.
     "contenders": Part(
-        (*MAIN, *OURS, "mmssr", "xmas", "prune-none.yaml", "sample-random.yaml"),
-        seeds=2,
+        (
+            "random", "random-replay", "mmssr", "fresh.yaml", "faithful.yaml", "fresh-mmssr.yaml", "balanced-pool.yaml",
+            "adapt-inf", *PRUNERS, "sample-random.yaml", "xmas",
+        ),
     ),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
-    "ablations": Part(("random", "adapt-inf", *ABLATIONS)),
+    # Nothing pruned, as by default: a pool of 2,000 costs so much that other slots do not show beside it.
+    "ablations": Part(("adapt-inf", *ABLATIONS), settings={"pool": {"keep": 0}}, file="unpruned"),
+    "pruners": Part(("adapt-inf", *PRUNERS)),
     # What the current model says of every sample at every timestep; progress cannot be told otherwise.
     "fresh": Part(
         ("progress-replay.yaml", "adapt-inf", "el2n"),
@@ -229,42 +244,98 @@ def run(name: str, folder: Path, jobs: int) -> None:
         print(f"missing: {cell}: {reason}")
 
 
-def counts(folder: Path) -> None:
-    """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json."""
-    path = RESULTS / SELECTED
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    asked = (
-        "SELECT dataset, timestep, count(*) FROM selections JOIN samples USING (ordinal) GROUP BY dataset, timestep"
-    )
+def finished(folder: Path) -> dict[str, Path]:
+    """The folders of the runs that are on file in `folder` and still there, by file and cell."""
+    found = {}
     for kept in sorted(folder.glob("*/results.json")):
         for run in json.loads(kept.read_text(encoding="utf-8"))["runs"]:
             cell = Cell(run["recipe"], run["budget"], run["order"], run["seed"])
-            database = kept.parent / RUNS / cell.name / DATABASE
-            if not database.is_file():
-                continue
-            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as ledger:
-                rows = ledger.execute(asked).fetchall()
-            timesteps = range(1, len(run["R"]))
-            taken = {(dataset, timestep): count for dataset, timestep, count in rows}
-            found[f"{kept.parent.name}/{cell.name}"] = {
-                dataset: [taken.get((dataset, timestep), 0) for timestep in timesteps]
-                for dataset in dict.fromkeys(dataset for dataset, _, _ in rows)
-            }
+            root = kept.parent / RUNS / cell.name
+            if (root / DATABASE).is_file():
+                found[f"{kept.parent.name}/{cell.name}"] = root
+    return found
+
+
+def counts(folder: Path) -> None:
+    """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json."""
+    found = read_lines(RESULTS / SELECTED)
+    asked = (
+        "SELECT dataset, timestep, count(*) FROM selections JOIN samples USING (ordinal) GROUP BY dataset, timestep"
+    )
+    for name, root in finished(folder).items():
+        with closing(sqlite3.connect(f"file:{root / DATABASE}?mode=ro", uri=True)) as ledger:
+            rows = ledger.execute(asked).fetchall()
+        taken = {(dataset, timestep): count for dataset, timestep, count in rows}
+        last = max(timestep for _, timestep, _ in rows)
+        found[name] = {
+            dataset: [taken.get((dataset, timestep), 0) for timestep in range(1, last + 1)]
+            for dataset in dict.fromkeys(dataset for dataset, _, _ in rows)
+        }
+    write_lines(RESULTS / SELECTED, found)
+
+
+def ask(folder: Path, jobs: int) -> None:
+    """The score of every question of every eval set after the last timestep of each run, added to asked.json."""
+    found = read_lines(RESULTS / ASKED)
+    os.chdir(folder)
+    left = {name: root for name, root in finished(folder).items() if name not in found}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
+        running = {workers.submit(answered, root): name for name, root in left.items()}
+        for done, each in enumerate(as_completed(running), 1):
+            found[running[each]] = each.result()
+            write_lines(RESULTS / ASKED, found)
+            print(f"[{done}/{len(left)}] {running[each]}", flush=True)
+
+
+def answered(root: Path) -> dict[str, list[float]]:
+    """A run's scores on all questions with its last adapter, by skill, in the eval sets' order; nothing is recorded."""
+    from lifelong import Run
+    from lifelong.context import Context, Feed, ModelHolder
+    from lifelong.phases.evaluate import test_cells
+
+    run = Run.open(root)
+    config = run.config.model_copy(
+        update={"evaluate": run.config.evaluate.model_copy(update={"limit": 0})}
+    )
+    with run.reading() as stores:
+        last = stores.ledger.last_timestep() or 0
+        context = Context(stores, config, last, Feed("", "", ""), ModelHolder(config))
+        asked = [(last, skill) for skill in stores.evals.skills()]
+        cells = test_cells(context, asked, {last: context.adapter(last)}).cells
+    return {cell.skill.name: [round(answer.score, 3) for answer in cell.answers] for cell in cells}
+
+
+def read_lines(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_lines(path: Path, found: Mapping[str, Any]) -> None:
+    """A line for each run, so that what a longer study adds is what differs."""
     lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
     path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
 
 
 def merged() -> Results:
-    """All that is on file; what was run under other settings is named after its file."""
+    """All that is on file, with the answers to all questions; what has other settings is named after its file."""
     from lifelong.compare import Results, read_results
 
-    found = Results()
-    for path in sorted(set(RESULTS.glob("*.json")) - {RESULTS / SELECTED}):
+    found, asked = Results(), read_lines(RESULTS / ASKED)
+    for path in sorted(set(RESULTS.glob("*.json")) - {RESULTS / SELECTED, RESULTS / ASKED}):
         for cell, result in read_results(path).items():
             own = path.stem in ("main", cell.recipe)
             name = cell.recipe if own else f"{cell.recipe} {path.stem}"
-            found.add(Cell(name, cell.budget, cell.order, cell.seed), result)
+            if scores := asked.get(f"{path.stem}/{cell.name}"):
+                found.add(Cell(name, cell.budget, cell.order, cell.seed), widened(result, scores))
     return found
+
+
+def widened(result: Result, scores: Mapping[str, Sequence[float]]) -> Result:
+    """A result whose last timestep is judged by these scores."""
+    kept = {skill: np.array(values, dtype=float) for skill, values in scores.items()}
+    matrix, n = result.curves.R.copy(), result.curves.n.copy()
+    matrix[-1] = [kept[skill].mean() for skill in result.curves.skills]
+    n[-1] = [len(kept[skill]) for skill in result.curves.skills]
+    return replace(result, scores=kept, curves=replace(result.curves, R=matrix, n=n))
 
 
 def tables() -> Iterator[str]:
@@ -273,7 +344,7 @@ def tables() -> Iterator[str]:
     from lifelong.compare.table import table
 
     found = merged()
-    ablations = {Path(name).stem for name in ABLATIONS}
+    ablations = {Path(name).stem for name in (*ABLATIONS, *PRUNERS)}
     whole, parts = Results(), Results()
     for cell, result in found.items():
         varied = cell.recipe in ablations or " " in cell.recipe
@@ -293,8 +364,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran = commands.add_parser("run")
     ran.add_argument("parts", nargs="+", choices=list(PARTS))
     ran.add_argument("--jobs", type=int, default=1)
+    asked = commands.add_parser("ask")
+    asked.add_argument("--jobs", type=int, default=1)
     counted = commands.add_parser("counts")
-    for each in (made, ran, counted):
+    for each in (made, ran, asked, counted):
         each.add_argument("--folder", type=Path, required=True)
     commands.add_parser("tables")
     given = parser.parse_args(arguments)
@@ -304,6 +377,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "run":
             for name in given.parts:
                 run(name, given.folder.absolute(), given.jobs)
+        case "ask":
+            ask(given.folder.absolute(), given.jobs)
         case "counts":
             counts(given.folder)
         case _:

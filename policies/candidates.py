@@ -26,10 +26,15 @@ class Candidates(ABC):
     __slots__ = ()
 
     name: ClassVar[str]
+    needs_past: ClassVar[bool] = False  # whether it asks what was trained on before
 
     @abstractmethod
-    def groups(self, is_new: np.ndarray, budget: int) -> list[Group]:
-        """is_new: (n,) bool, this timestep's arrivals. Disjoint groups, none empty; budgets exact in sum."""
+    def groups(self, is_new: np.ndarray, budget: int, trained: np.ndarray | None = None) -> list[Group]:
+        """Disjoint groups, none empty; budgets exact in sum.
+
+        is_new: (n,) bool, this timestep's arrivals; trained: (n,) bool, what an earlier timestep trained on, for
+        words that need it; None: nothing.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Pool(Candidates):
 
     name: ClassVar[str] = "pool"
 
-    def groups(self, is_new: np.ndarray, budget: int) -> list[Group]:
+    def groups(self, is_new: np.ndarray, budget: int, trained: np.ndarray | None = None) -> list[Group]:
         return _groups(budget, pool=(np.ones(len(is_new), dtype=bool), budget))
 
 
@@ -48,7 +53,7 @@ class New(Candidates):
 
     name: ClassVar[str] = "new"
 
-    def groups(self, is_new: np.ndarray, budget: int) -> list[Group]:
+    def groups(self, is_new: np.ndarray, budget: int, trained: np.ndarray | None = None) -> list[Group]:
         return _groups(budget, new=(np.asarray(is_new, dtype=bool), budget))
 
 
@@ -64,12 +69,27 @@ class Replay(Candidates):
         if not 0 <= self.share <= 1:
             raise PolicyError(f"share is {self.share}; it lies between 0 and 1")
 
-    def groups(self, is_new: np.ndarray, budget: int) -> list[Group]:
+    def groups(self, is_new: np.ndarray, budget: int, trained: np.ndarray | None = None) -> list[Group]:
         new = np.asarray(is_new, dtype=bool)
         for_old = math.floor(budget * self.share + 0.5)
         old_quota = min(for_old, int((~new).sum()))
         new_quota = min(budget - old_quota, int(new.sum()))
         return _groups(budget, old=(~new, budget - new_quota), new=(new, new_quota))
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh(Candidates):
+    """Samples that no timestep trained on yet, old and new alike; the others only where these are too few."""
+
+    name: ClassVar[str] = "fresh"
+    needs_past: ClassVar[bool] = True
+
+    def groups(self, is_new: np.ndarray, budget: int, trained: np.ndarray | None = None) -> list[Group]:
+        again = np.zeros(len(is_new), dtype=bool) if trained is None else np.asarray(trained, dtype=bool)
+        quota = min(budget, int((~again).sum()))
+        if budget <= quota:
+            return _groups(budget, fresh=(~again, quota))
+        return _groups(budget, fresh=(~again, quota), again=(again, budget - quota))
 
 
 def _groups(budget: int, **groups: tuple[np.ndarray, int]) -> list[Group]:

@@ -92,7 +92,11 @@ class Pruner(ABC):
     __slots__ = ()
 
     name: ClassVar[str]
-    within: Literal["pool", "cluster", "source"]
+
+    @property
+    @abstractmethod
+    def within(self) -> Literal["pool", "cluster", "source"]:
+        """Whose share of the room a sample takes."""
 
     @abstractmethod
     def prune(

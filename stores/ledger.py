@@ -275,6 +275,13 @@ class Ledger:
         )
         return np.fromiter((ordinal for (ordinal,) in cursor), dtype=np.int64)
 
+    def selected_before(self, timestep: int) -> np.ndarray:
+        """Ordinals selected at any earlier timestep, ascending: (k,) int64."""
+        cursor = self.db.execute(
+            "SELECT DISTINCT ordinal FROM selections WHERE timestep < ? ORDER BY ordinal", [timestep]
+        )
+        return np.fromiter((ordinal for (ordinal,) in cursor), dtype=np.int64)
+
     def record_event(self, timestep: int, kind: str, told: dict[str, Any]) -> int:
         """Put what was done to the run on record, for good; returns its number."""
         cursor = self.db.execute(

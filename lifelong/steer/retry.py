@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,16 +40,24 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
     """
     from lifelong.steer.guard import RETRIED, verdicts
 
-    groups = context.method.candidates.groups
+    groups = partial(context.method.candidates.groups, is_new, trained=_trained(context))
     tried = [verdict for verdict in verdicts(context.stores, context.timestep) if verdict.action == RETRIED]
     if not tried:
-        return groups(is_new, budget)
+        return groups(budget)
     harmed = sorted({each["skill"] for verdict in tried for each in verdict.harmed})
     skills = context.stores.pool.arrays()["skills"].astype(str)
     mask = replay_mask(labels, skills, is_new, harmed)
     share = min(1.0, len(tried) * context.config.guard.replay)
     quota = min(int(budget * share), int(mask.sum()))
-    return [Group(f"replay of {' and '.join(harmed)}", mask, quota), *groups(is_new, budget - quota)]
+    return [Group(f"replay of {' and '.join(harmed)}", mask, quota), *groups(budget - quota)]
+
+
+def _trained(context: Context) -> np.ndarray | None:
+    """(n,) bool: what an earlier timestep trained on, where the recipe asks for it."""
+    if not context.method.candidates.needs_past:
+        return None
+    ordinals = context.stores.pool.arrays()["ordinal"]
+    return np.isin(ordinals, context.stores.ledger.selected_before(context.timestep))
 
 
 def can_retry(context: Context, verdict: Verdict) -> bool:

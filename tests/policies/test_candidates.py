@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from policies.candidates import New, Pool, Replay
+from policies.candidates import Fresh, New, Pool, Replay
 from policies.errors import PolicyError
 
 arrivals = arrays(np.bool_, st.integers(0, 60))
@@ -31,6 +33,28 @@ def test_replay_shares_between_old_and_new() -> None:
     np.testing.assert_array_equal(new.mask, is_new)
 
 
+def test_fresh_are_those_that_were_not_trained_on() -> None:
+    is_new = np.array([False, False, False, True, True])
+    trained = np.array([True, False, True, False, False])
+    (fresh,) = Fresh().groups(is_new, 3, trained)
+    assert (fresh.name, fresh.budget, fresh.mask.tolist()) == ("fresh", 3, (~trained).tolist())
+    fresh, again = Fresh().groups(is_new, 4, trained)
+    assert (fresh.budget, again.name, again.budget) == (3, "again", 1)
+    assert again.mask.tolist() == trained.tolist()
+    (fresh,) = Fresh().groups(is_new, 9)
+    assert fresh.budget == 5
+    (again,) = Fresh().groups(is_new, 2, np.ones(5, dtype=bool))
+    assert (again.name, again.budget) == ("again", 2)
+
+
+@given(arrivals, budgets, st.randoms(use_true_random=False))
+def test_fresh_budgets_are_exact(is_new: np.ndarray, budget: int, random: Random) -> None:
+    trained = np.array([random.random() < 0.5 for _ in is_new], dtype=bool)
+    groups = Fresh().groups(is_new, budget, trained)
+    assert sum(group.budget for group in groups) == min(budget, len(is_new))
+    assert all(group.mask.any() and group.budget <= group.mask.sum() for group in groups)
+
+
 @pytest.mark.parametrize(
     ("olds", "news", "quotas"), [(2, 50, (2, 18)), (50, 2, (18, 2)), (5, 5, (5, 5)), (50, 50, (10, 10))]
 )
@@ -53,6 +77,6 @@ def test_new_leaves_the_past_out() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"share is 1\.5"):
         Replay(share=1.5)
-    for word in (Pool(), New(), Replay()):
+    for word in (Pool(), New(), Replay(), Fresh()):
         with pytest.raises(PolicyError, match="budget is -1"):
             word.groups(np.ones(3, dtype=bool), -1)
