@@ -210,8 +210,8 @@ def pretrain(samples: Sequence[Any], folder: Path) -> None:
     save(vlm.model.merge_and_unload(), vlm.encoder.tokenizer, folder / "model")
 
 
-def run(name: str, folder: Path, jobs: int) -> None:
-    """Run a part to its end; what is on file then is what is committed."""
+def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
+    """Run a part to its end, or the first seeds of it; what is on file then is what is committed."""
     from lifelong.compare import Comparison, Plan, named
     from lifelong.progress import for_terminal
 
@@ -224,7 +224,7 @@ def run(name: str, folder: Path, jobs: int) -> None:
         Path(part.file),
         named(recipes),
         part.budgets,
-        part.seeds,
+        min(part.seeds, seeds or part.seeds),
         part.orders,
         given,
         BETWEEN,
@@ -364,6 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran = commands.add_parser("run")
     ran.add_argument("parts", nargs="+", choices=list(PARTS))
     ran.add_argument("--jobs", type=int, default=1)
+    ran.add_argument("--seeds", type=int, help="at most so many, where a part has more")
     asked = commands.add_parser("ask")
     asked.add_argument("--jobs", type=int, default=1)
     counted = commands.add_parser("counts")
@@ -376,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prepare(given.stream, given.folder)
         case "run":
             for name in given.parts:
-                run(name, given.folder.absolute(), given.jobs)
+                run(name, given.folder.absolute(), given.jobs, given.seeds)
         case "ask":
             ask(given.folder.absolute(), given.jobs)
         case "counts":
