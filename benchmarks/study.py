@@ -86,7 +86,7 @@ PUBLISHED = (
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
 OURS = (
     "balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml",
-    "fresh.yaml", "faithful.yaml", "fresh-mmssr.yaml",
+    "fresh.yaml", "faithful.yaml", "faithful-proportional.yaml", "fresh-mmssr.yaml",
 )  # fmt: skip
 """Attempts at a recipe of our own: files in recipes/."""
 
@@ -122,8 +122,8 @@ PARTS = {
     # What may be as good as chance or better, first: what is clearly worse needs no third seed to say so.
     "contenders": Part(
         (
-            "random", "random-replay", "mmssr", "fresh.yaml", "faithful.yaml", "fresh-mmssr.yaml", "balanced-pool.yaml",
-            "adapt-inf", *PRUNERS, "sample-random.yaml", "xmas",
+            "random", "random-replay", "mmssr", "xmas", "balanced-pool.yaml", "fresh.yaml", "faithful.yaml",
+            "faithful-proportional.yaml", "fresh-mmssr.yaml", "adapt-inf", *PRUNERS, "sample-random.yaml",
         ),
     ),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
