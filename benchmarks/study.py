@@ -344,12 +344,14 @@ def tables() -> Iterator[str]:
     from lifelong.compare.table import table
 
     found = merged()
-    ablations = {Path(name).stem for name in (*ABLATIONS, *PRUNERS)}
+    ablations = {"adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS))}
     whole, parts = Results(), Results()
     for cell, result in found.items():
-        varied = cell.recipe in ablations or " " in cell.recipe
-        for kept in (parts,) if varied else (whole, parts) if cell.recipe == "adapt-inf" else (whole,):
-            kept.add(cell, result)
+        other_settings = " " in cell.recipe
+        if not other_settings:
+            whole.add(cell, result)
+        if other_settings or cell.recipe in ablations:
+            parts.add(cell, result)
     yield table(summarise(whole, "random"))
     yield table(summarise(parts, "adapt-inf"))
 
