@@ -94,9 +94,9 @@ class Pruner(ABC):
     name: ClassVar[str]
 
     @property
-    @abstractmethod
     def within(self) -> Literal["pool", "cluster", "source"]:
         """Whose share of the room a sample takes."""
+        return "cluster"
 
     @abstractmethod
     def prune(

@@ -40,7 +40,7 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
     """
     from lifelong.steer.guard import RETRIED, verdicts
 
-    groups = partial(context.method.candidates.groups, is_new, trained=_trained(context))
+    groups = partial(context.method.candidates.groups, is_new, **_past(context))
     tried = [verdict for verdict in verdicts(context.stores, context.timestep) if verdict.action == RETRIED]
     if not tried:
         return groups(budget)
@@ -52,12 +52,12 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
     return [Group(f"replay of {' and '.join(harmed)}", mask, quota), *groups(budget - quota)]
 
 
-def _trained(context: Context) -> np.ndarray | None:
-    """(n,) bool: what an earlier timestep trained on, where the recipe asks for it."""
+def _past(context: Context) -> dict[str, np.ndarray]:
+    """trained, (n,) bool: what an earlier timestep trained on; only where the recipe asks for it."""
     if not context.method.candidates.needs_past:
-        return None
+        return {}
     ordinals = context.stores.pool.arrays()["ordinal"]
-    return np.isin(ordinals, context.stores.ledger.selected_before(context.timestep))
+    return {"trained": np.isin(ordinals, context.stores.ledger.selected_before(context.timestep))}
 
 
 def can_retry(context: Context, verdict: Verdict) -> bool:
