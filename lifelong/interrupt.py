@@ -40,9 +40,14 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def ends_as_interrupt() -> Iterator[None]:
-    """For the block, a request to end (SIGTERM, as a service manager sends) is a Ctrl-C."""
+    """For the block, a request to end (SIGTERM, as a service manager sends) is a Ctrl-C.
+
+    Also where Ctrl-C itself is ignored, as in a job in the background of a script.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)

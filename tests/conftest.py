@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 FAMILIES = ("llava", "qwen2_5_vl", "idefics3")
 IMAGE = "<image>"
 """Stands for a picture in the turns that `chat` is given, whatever a model's own token is."""
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in the tests and in what they start, also where they are run in a background that ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def picture(seed: int) -> Image.Image:

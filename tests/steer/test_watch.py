@@ -199,11 +199,16 @@ def test_a_guard_that_trips_is_an_event(steps: Steps, tmp_path: Path) -> None:
     assert run.digest() == Run.open(steps.states[1]).digest()
 
 
-def test_a_service_that_is_told_to_end_ends_and_goes_on_later(steps: Steps, tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_a_service_that_is_told_to_end_ends_and_goes_on_later(
+    background: bool, steps: Steps, tmp_path: Path
+) -> None:
+    """background: Ctrl-C is ignored, as in a job in the background of a script."""
     run, inbox = steps.copy(1, tmp_path / "run"), tmp_path / "inbox"
     inbox.mkdir()
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
         os._exit(invoke(["watch", str(run.root), str(inbox), "--settle", "0", "--every", "0.05", "-q"]))
     time.sleep(1.0)
     os.kill(pid, signal.SIGTERM)
