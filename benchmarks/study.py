@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lifelong.compare.cells import RUNS, Cell
+from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
 from lifelong.demo.model import DEFAULTS
 
@@ -294,9 +294,7 @@ def answered(root: Path) -> dict[str, list[float]]:
     from lifelong.phases.evaluate import test_cells
 
     run = Run.open(root)
-    config = run.config.model_copy(
-        update={"evaluate": run.config.evaluate.model_copy(update={"limit": 0})}
-    )
+    config = asking(run.config, 0)
     with run.reading() as stores:
         last = stores.ledger.last_timestep() or 0
         context = Context(stores, config, last, Feed("", "", ""), ModelHolder(config))
@@ -324,8 +322,11 @@ def merged() -> Results:
         for cell, result in read_results(path).items():
             own = path.stem in ("main", cell.recipe)
             name = cell.recipe if own else f"{cell.recipe} {path.stem}"
-            if scores := asked.get(f"{path.stem}/{cell.name}"):
-                found.add(Cell(name, cell.budget, cell.order, cell.seed), widened(result, scores))
+            scores = asked.get(f"{path.stem}/{cell.name}")
+            if scores is None:
+                print(f"left out, not asked all questions yet: {path.stem}/{cell.name}", file=sys.stderr)
+                continue
+            found.add(Cell(name, cell.budget, cell.order, cell.seed), widened(result, scores))
     return found
 
 

@@ -89,11 +89,15 @@ class Plan:
         """The configuration of the timesteps before the last."""
         if not self.between:
             return config
-        limit = min(self.between, config.evaluate.limit or self.between)
-        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"limit": limit})})
+        return asking(config, min(self.between, config.evaluate.limit or self.between))
 
     def root(self, cell: Cell) -> Path:
         return self.folder / RUNS / cell.name
+
+
+def asking(config: RunConfig, limit: int) -> RunConfig:
+    """The same configuration with so many eval samples of each skill; 0: all."""
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"limit": limit})})
 
 
 def named(recipes: Sequence[str]) -> dict[str, str | dict[str, str]]:

@@ -13,15 +13,14 @@ def prune(context: Context) -> Outcome:
     """Commit the decisions table and the tombstones of what leaves the pool."""
     clusters = context.arrays("clusters")
     pruner, signal, ordinals = context.method.prune, context.method.vectors.signal, clusters["ordinal"]
-    signals = context.signals()
     match pruner.within:
         case "cluster":
             labels = clusters["cluster"]
         case "source":
-            labels = signals.column("source")
+            labels = context.signals().column("source")
         case "pool":
             labels = np.zeros(len(ordinals), dtype=np.int32)
-    vectors = signals.matrix(signal) if signal else None
+    vectors = context.signals().matrix(signal) if signal else None
     keep = context.config.pool.keep or len(ordinals)
     pruned = pruner.prune(vectors, labels, keep, context.rng("prune", "pruner"))
     decisions = Decisions.of(context, pruned)
