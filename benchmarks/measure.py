@@ -326,12 +326,18 @@ def clusters(vectors: torch.Tensor, k: int, seed: int) -> np.ndarray:
 
 
 def prepared(
-    name: str, folder: Path, samples: int, device: str, dtype: str, most_signs: int = MOST_SIGNS
+    name: str,
+    folder: Path,
+    samples: int,
+    device: str,
+    dtype: str,
+    most_signs: int = MOST_SIGNS,
+    stream: Path | None = None,
 ) -> Bench:
-    """The model with an adapter that has learned a little, and the demo's samples, encoded."""
+    """The model with an adapter that has learned a little, and samples of a stream (the demo's), encoded."""
     lora = LoraConfig(rank=16, alpha=32, dropout=0.0)
     vlm = load(ModelConfig(path=str(MODELS[name](folder / name)), device=device, dtype=dtype), lora, SEED)
-    conversations, tasks = demo_samples(folder / "stream", samples)
+    conversations, tasks = stream_samples(stream or demo_stream(folder / "stream", samples), samples)
     learn_a_little(vlm, conversations)
     chunks = [conversations[start : start + BATCH] for start in range(0, len(conversations), BATCH)]
     seeing = [[each.blinded() for each in chunk if each.images] for chunk in chunks]
@@ -343,14 +349,19 @@ def prepared(
     return Bench(name, vlm, encoded(chunks), encoded(seeing), singles, tasks, most_signs)
 
 
-def demo_samples(folder: Path, samples: int) -> tuple[list[Conversation], int]:
-    """`samples` conversations of the demo's five datasets, ordered by length as measuring orders them."""
+def demo_stream(folder: Path, samples: int) -> Path:
     from lifelong.demo.data import prepare
+
+    size = "tiny" if samples <= 100 else "demo"
+    return folder / "stream.yaml" if folder.exists() else prepare(folder, size=size)
+
+
+def stream_samples(path: Path, samples: int) -> tuple[list[Conversation], int]:
+    """`samples` conversations of a stream's datasets, in equal parts, ordered by length as measuring orders them."""
     from lifelong.formats import open_dataset, to_rgb
     from lifelong.stream import read_stream
 
-    size = "tiny" if samples <= 100 else "demo"
-    stream = read_stream(folder / "stream.yaml" if folder.exists() else prepare(folder, size=size))
+    stream = read_stream(path)
     found = []
     for feed in stream.datasets:
         rows = open_dataset(feed.train, images=feed.images, format=feed.format).rows()
@@ -404,7 +415,7 @@ def lines(given: argparse.Namespace) -> Iterator[Line]:
             samples = given.samples or (QUICK_SAMPLES if given.quick else SAMPLES)[name]
             try:
                 signs = QUICK_SIGNS if given.quick else MOST_SIGNS
-                bench = prepared(name, Path(folder), samples, given.device, given.dtype, signs)
+                bench = prepared(name, Path(folder), samples, given.device, given.dtype, signs, given.stream)
             except NotInstalledError as error:
                 yield Line(name, "skipped", note=str(error))
                 continue
@@ -430,6 +441,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="*", choices=list(MODELS), help="default: all; tiny, small if --quick"
     )
+    parser.add_argument("--stream", type=Path, help="a stream.yaml; default: the demo's")
     parser.add_argument("--samples", type=int, default=0, help="samples of each model; default: by its size")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of our own rows")
     parser.add_argument("--peer-rounds", type=int, default=5, help="rounds of others' rows")

@@ -8,6 +8,7 @@ path (torch.func, one batch at a time) over the adapter's parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -108,7 +109,8 @@ def _embedded(vlm: VisionLanguageModel, batch: Batch) -> tuple[torch.Tensor, tor
     causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     allowed = causal[None] & visible[:, None]
     lowest = torch.finfo(embedded.dtype).min
-    return embedded, torch.zeros(allowed.shape, device=visible.device).masked_fill(~allowed, lowest)[:, None]
+    mask = torch.zeros(allowed.shape, dtype=embedded.dtype, device=visible.device)
+    return embedded, mask.masked_fill(~allowed, lowest)[:, None]
 
 
 class _CaughtError(Exception):
@@ -126,10 +128,10 @@ def adapter_parameters(vlm: VisionLanguageModel, layers: Sequence[int]) -> list[
 
 
 def trak_projector(size: int, dim: int, seed: int, device: torch.device) -> Any:
-    """TRAK's projector of flat gradients: `fast_jl` on a GPU, drawn block by block without one."""
+    """TRAK's projector of flat gradients: `fast_jl` on a GPU where it is installed, else drawn block by block."""
     from trak.projectors import BasicProjector, CudaProjector, ProjectionType
 
     options = {"grad_dim": size, "proj_dim": dim, "seed": seed, "proj_type": ProjectionType.rademacher}
-    if device.type == "cuda":
+    if device.type == "cuda" and find_spec("fast_jl"):
         return CudaProjector(**options, device=device, max_batch_size=PROJECTED_EVERY)
     return BasicProjector(**options, device=device, dtype=torch.float32)

@@ -1,18 +1,19 @@
 """The study of docs/study.md, piece by piece: does selection keep a model's skills, and does it beat chance?
 
     python benchmarks/study.py prepare --stream STREAMS/real10/stream.yaml --folder DIR
+    python benchmarks/study.py spoil --folder DIR
     python benchmarks/study.py run PART … --folder DIR --jobs 2
     python benchmarks/study.py ask --folder DIR --jobs 2
     python benchmarks/study.py counts --folder DIR
     python benchmarks/study.py tables
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
-by a rule, and makes a base model that has learned a little from some of the rows that are left. `run` is `lifelong
-compare` with the settings below; a part that was stopped goes on, and what is committed is not run again. What the
-parts found is in results/study, a file for each family of settings, a line for each run. `ask` puts all questions of
-the eval sets to the last adapters of the runs in DIR, where the runs themselves asked the first hundred of each.
-`counts` writes how many samples of each dataset they trained on. `tables` prints the tables of the document from
-these files alone.
+by a rule, and makes a base model that has learned a little from some of the rows that are left. `spoil` makes of that
+stream one that repeats itself and errs (spoiled.py). `run` is `lifelong compare` with the settings below; a part that
+was stopped goes on, and what is committed is not run again. What the parts found is in results/study, a file for each
+family of settings, a line for each run. `ask` puts all questions of the eval sets to the last adapters of the runs in
+DIR, where the runs themselves asked the first hundred of each. `counts` writes how many samples of each dataset they
+trained on. `tables` prints the tables of the document from these files alone.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -25,19 +26,23 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.models import smollm2
 from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
-from lifelong.demo.model import DEFAULTS
+from lifelong.demo.model import DEFAULTS, build
 
 if TYPE_CHECKING:
     from lifelong.compare import Result, Results
@@ -53,8 +58,22 @@ SHARE = "60%"
 TAUGHT = 5
 """One row in so many of those that are left is what the base model has learned from: 8 % of all."""
 PRETRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "schedule": "linear", "warmup": 0.05}
-MODEL = {"frequent": 8192, "letters": 2100, "widening": 1.5}
-"""The demo's model with a larger vocabulary (fewer tokens a text) and narrower MLPs: half the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model that a study starts from. build: writes the untaught one in a folder; folder: where the taught one is."""
+
+    build: Callable[[Path], Path]
+    pretraining: Mapping[str, Any]
+    folder: str
+
+
+BASES = {
+    # The demo's model with a larger vocabulary (fewer tokens a text) and narrower MLPs: half the time.
+    "demo": Base(partial(build, frequent=8192, letters=2100, widening=1.5), PRETRAINING, "model"),
+    "smollm2": Base(smollm2, PRETRAINING | {"learning_rate": 5e-4}, "smollm2"),
+}
 
 SETTINGS: dict[str, Any] = {
     "model": {"path": "model"},
@@ -93,7 +112,7 @@ OURS = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A comparison, or some of one. file: of its results, shared by the parts that have its settings."""
+    """A comparison, or some of one. file: of its results, shared by the parts that have its settings and stream."""
 
     recipes: tuple[str, ...]
     seeds: int = 3
@@ -101,6 +120,7 @@ class Part:
     budgets: tuple[str, ...] = ("15%",)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     file: str = "main"
+    stream: str = "stream"
 
 
 ABLATIONS = (
@@ -113,6 +133,17 @@ ABLATIONS = (
 """Of adapt-inf, one slot at a time: files in recipes/."""
 PRUNERS = ("prune-none.yaml", "prune-random.yaml", "prune-source.yaml", "prune-random-source.yaml")
 """Of adapt-inf, the last slot."""
+
+GPU: dict[str, Any] = {
+    "model": {"path": BASES["smollm2"].folder, "device": "cuda"},
+    "pool": {"keep": 0},
+    "measure": {"batch_size": 64, "trajectory": 0, "refresh": "new"},
+    "train": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3},
+    "evaluate": {"batch_size": 128, "limit": 0},
+    "encoder": {"kind": "none", "cache": ""},
+}
+"""Of the runs on a GPU, where they differ; all questions are asked at once."""
+SPOILED: dict[str, Any] = {"pool": {"keep": 0}, "rater": {"ratings": "spoiled/ratings.jsonl"}}
 
 PARTS = {
     # Chance with as small a pool as adapt-inf has: what the pool costs, and what the choice.
@@ -142,6 +173,32 @@ PARTS = {
     "pool-5000": Part(("adapt-inf",), settings={"pool": {"keep": 5000}}, file="pool-5000"),
     "new-only": Part(("adapt-inf",), settings={"measure": {"refresh": "new"}}, file="new-only"),
     "budgets": Part((*BASELINES, *PUBLISHED), budgets=("5%", "30%")),
+    # Nothing pruned; what each recipe took of what repeats and of what is wrong: `counts`.
+    "spoiled": Part(
+        (
+            "random", "trimmed.yaml", "adapt-inf", "semdedup", "faithful.yaml", "coincide", "xmas", "mmssr",
+            "balanced-pool.yaml", "random-replay", "ccs", "easy.yaml", "el2n", "perplexity",
+        ),
+        settings=SPOILED,
+        file="spoiled",
+        stream="spoiled",
+    ),
+    # A pretrained language model of 135M, on a GPU, without the dearest experts (OFA and XMAS).
+    "smollm2": Part(
+        ("random", "adapt-inf", "mmssr", "sequential", "random-replay", "coincide", "el2n", "balanced-pool.yaml"),
+        seeds=2,
+        settings=GPU,
+        file="smollm2",
+    ),
+    "smollm2-multitask": Part(
+        ("multitask",),
+        seeds=1,
+        settings=GPU | {"train": GPU["train"] | {"epochs": 1, "batch_size": 32}},
+        file="smollm2-multitask",
+    ),
+    "spoiled-multitask": Part(
+        ("multitask",), seeds=1, settings=SPOILED | {"train": {"epochs": 1}}, file="spoiled-multitask", stream="spoiled"
+    ),
 }
 
 
@@ -150,7 +207,7 @@ def prepare(stream: Path, folder: Path) -> None:
     import yaml
 
     from lifelong import select
-    from lifelong.formats import open_dataset
+    from lifelong.formats import open_dataset, write_samples
     from tests.raters.rule import Known, write_ratings
 
     source = stream.absolute().parent
@@ -176,24 +233,46 @@ def prepare(stream: Path, folder: Path) -> None:
     write_ratings(streamed, folder / "ratings.jsonl")
     text = yaml.safe_dump(told, sort_keys=False)
     (folder / "stream" / "stream.yaml").write_text(text, encoding="utf-8")
-    pretrain(left[::TAUGHT], folder)
+    write_samples(left[::TAUGHT], folder / "taught" / "train.json", "llava")
+    build_base("demo", folder)
 
 
-def pretrain(samples: Sequence[Any], folder: Path) -> None:
+def pack(folder: Path, out: Path) -> None:
+    """What runs and `base` read, with all images, in `out`: to be carried to a machine that has nothing else."""
+    from benchmarks.spoiled import rewrite
+
+    rewrite(folder / "stream" / "stream.yaml", out / "stream")
+    shutil.copytree(folder / "taught", out / "taught")
+    shutil.copy(folder / "ratings.jsonl", out)
+
+
+def spoil(folder: Path) -> None:
+    """The spoiled stream and its ratings by the rule, which knows a dataset and not its errors."""
+    from benchmarks import spoiled
+    from tests.raters.rule import Known, write_ratings
+
+    found = spoiled.spoil(folder / "stream" / "stream.yaml", folder / "spoiled")
+    rated = [Known(name, sample) for name, samples in found.items() for sample in samples]
+    write_ratings(rated, folder / "spoiled" / "ratings.jsonl")
+
+
+def build_base(name: str, folder: Path) -> None:
     """A base model that has learned a little, with all its weights but the tower's, from rows that the stream lacks."""
     from lifelong import seeds
     from lifelong.config import parse_config
     from lifelong.context import ModelHolder
-    from lifelong.demo.model import build, save
-    from lifelong.formats import to_rgb
+    from lifelong.demo.model import save
+    from lifelong.formats import open_dataset, to_rgb
     from lifelong.models.encode import Conversation
     from lifelong.train import train, training_order
 
-    build(folder / "untaught", **MODEL)
-    config = parse_config({"model": {"path": str(folder / "untaught")}, "train": PRETRAINING})
+    base = BASES[name]
+    base.build(folder / f"untaught-{name}")
+    config = parse_config({"model": {"path": str(folder / f"untaught-{name}")}, "train": base.pretraining})
     vlm = ModelHolder(config).vlm
-    for name, weight in vlm.model.named_parameters():
-        weight.requires_grad_("vision_tower" not in name)
+    for part, weight in vlm.model.named_parameters():
+        weight.requires_grad_("vision_tower" not in part)
+    samples = [row.sample for row in open_dataset(folder / "taught" / "train.json").rows() if row.sample]
     rng = seeds.generator(0, 0, "study", "pretraining")
     lengths = np.array([sample.text_chars for sample in samples])
     order = training_order(lengths, config.train.epochs, config.train.batch_size, rng)
@@ -207,7 +286,7 @@ def pretrain(samples: Sequence[Any], folder: Path) -> None:
 
     trained = train(vlm, config.train, order, load, seed=0, progress=progress)
     print(f"pretrained on {len(samples)} samples: mean loss {trained.loss:.3f}")
-    save(vlm.model.merge_and_unload(), vlm.encoder.tokenizer, folder / "model")
+    save(vlm.model.merge_and_unload(), vlm.encoder.tokenizer, folder / base.folder)
 
 
 def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
@@ -220,7 +299,7 @@ def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
     given = SETTINGS | {section: SETTINGS[section] | fields for section, fields in part.settings.items()}
     recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in part.recipes]
     plan = Plan(
-        Path("stream/stream.yaml"),
+        Path(part.stream) / "stream.yaml",
         Path(part.file),
         named(recipes),
         part.budgets,
@@ -371,13 +450,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = commands.add_parser("ask")
     asked.add_argument("--jobs", type=int, default=1)
     counted = commands.add_parser("counts")
-    for each in (made, ran, asked, counted):
+    spoiled = commands.add_parser("spoil")
+    packed = commands.add_parser("pack")
+    packed.add_argument("--out", type=Path, required=True)
+    based = commands.add_parser("base")
+    based.add_argument("name", choices=list(BASES))
+    for each in (made, spoiled, packed, based, ran, asked, counted):
         each.add_argument("--folder", type=Path, required=True)
     commands.add_parser("tables")
     given = parser.parse_args(arguments)
     match given.command:
         case "prepare":
             prepare(given.stream, given.folder)
+        case "spoil":
+            spoil(given.folder)
+        case "pack":
+            pack(given.folder, given.out)
+        case "base":
+            build_base(given.name, given.folder)
         case "run":
             for name in given.parts:
                 run(name, given.folder.absolute(), given.jobs, given.seeds)
@@ -390,5 +480,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     main()

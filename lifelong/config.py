@@ -35,6 +35,8 @@ class ModelConfig(_Section):
     """Longest sample in tokens; longer ones are quarantined with the reason. 0: as the model says."""
     gradient_checkpointing: bool = False
     """Recompute activations while training: less memory, more time."""
+    deterministic: bool = True
+    """On a GPU, take algorithms that give the same bits at every run where there are such; they cost a little."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you know its author."""
 

@@ -30,12 +30,14 @@ Environment = dict[str, str]
 def environment(stores: Stores, config: RunConfig, timestep: int) -> Environment:
     """Versions of Python and of PACKAGES; sha256 of the model's files, of the configuration, of the data.
 
+    device: where the model computes, a GPU by its name.
     model: of every file of its folder; of a model of the hub, the commit. data: digest of the dataset that was fed
     at the timestep. What is not known is left out.
     """
     configured = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     found = {
         **versions(),
+        "device": _device(config.model.device),
         "model": _model(stores, config.model.path),
         "config": hashlib.sha256(configured.encode()).hexdigest(),
         "data": next((each.digest for each in stores.pool.datasets() if each.timestep == timestep), ""),
@@ -61,7 +63,9 @@ def check_drift(stores: Stores, config: RunConfig, timestep: int, allow: bool = 
         return
     begun = last == timestep
     before, now = ledger.phases(last)[-1].environment, environment(stores, config, timestep)
-    compared = [name for name in ("python", *PACKAGES, "model") if before.get(name) and now.get(name)]
+    compared = [
+        name for name in ("python", *PACKAGES, "model", "device") if before.get(name) and now.get(name)
+    ]
     changed = {
         name: f"{name} was {before[name]} and is {now[name]}"
         for name in compared
@@ -84,6 +88,15 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from lifelong.models.load import device_named
+
+    device = device_named(name)
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _model(stores: Stores, path: str) -> str:

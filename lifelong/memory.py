@@ -11,7 +11,9 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and (
-        should_reduce_batch_size(error) or "out of memory" in str(error).lower()
+        should_reduce_batch_size(error)
+        # CUDA's own words, and those of the libraries on it: CUBLAS_STATUS_ALLOC_FAILED.
+        or any(words in str(error).lower() for words in ("out of memory", "status_alloc_failed"))
     )
 
 

@@ -217,7 +217,7 @@ def _arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_num_workers=config.workers,
-        dataloader_pin_memory=vlm.device.type != "cpu",
+        dataloader_pin_memory=vlm.device.type != "cpu" and config.workers > 0,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,22 +17,29 @@ from policies.allocators import even
 from policies.errors import PolicyError
 
 CUT = -1  # the stratum of a sample in a tail, or without a score
+Ends = Literal["both", "high"]
 
 
 def ccs(
-    scores: np.ndarray, budget: int, rng: np.random.Generator, strata: int = 50, tails: float = 0.05
+    scores: np.ndarray,
+    budget: int,
+    rng: np.random.Generator,
+    strata: int = 50,
+    tails: float = 0.05,
+    ends: Ends = "both",
 ) -> np.ndarray:
     """Coverage-centric sampling: the same number from every range of scores, extremes left out.
 
-    scores: (n,). The lowest and the highest `tails` share of them are cut (5 % at EACH end); between, equal-
-    width `strata` share the budget evenly, what a small one lacks going to the larger; inside a stratum
+    scores: (n,). The lowest and the highest `tails` share of them are cut (5 % at EACH end), or the highest alone
+    (ends="high": the paper's own rule, for scores that are high where an answer is wrong); between, equal-width
+    `strata` share the budget evenly, what a small one lacks going to the larger; inside a stratum
     the choice is random, without replacement. Only where the budget asks for more than that are the tails
     drawn on (random), and last of all samples without a score.
     Returns (min(budget, n),) distinct indices, highest stratum first.
     Source: Zheng et al. 2023 (arXiv 2210.15809), as used by Adapt-∞ (arXiv 2410.10636).
     """
     scores = _checked(scores, budget)
-    stratum = _strata(scores, strata, tails)
+    stratum = _strata(scores, strata, tails, ends)
     order = np.lexsort((rng.random(len(scores)), -stratum))
     inside = stratum[order] >= 0
     quotas = even(np.bincount(stratum[stratum >= 0], minlength=strata), budget)
@@ -43,7 +50,7 @@ def ccs(
     return np.concatenate([order[chosen], rest])[:budget]
 
 
-def _strata(scores: np.ndarray, strata: int, tails: float) -> np.ndarray:
+def _strata(scores: np.ndarray, strata: int, tails: float, ends: Ends) -> np.ndarray:
     """(n,) int32 stratum of every score, 0 the lowest; CUT in the tails and where missing.
 
     Scores equal to the last one that is kept are kept too, so a constant is never cut away.
@@ -52,7 +59,7 @@ def _strata(scores: np.ndarray, strata: int, tails: float) -> np.ndarray:
     ranked = np.sort(scores[np.isfinite(scores)])
     if len(ranked):
         cut = int(len(ranked) * tails)
-        low, high = ranked[cut], ranked[len(ranked) - 1 - cut]
+        low, high = ranked[cut if ends == "both" else 0], ranked[len(ranked) - 1 - cut]
         kept = (scores >= low) & (scores <= high)
         width = (high - low) or 1.0
         stratum[kept] = np.minimum((scores[kept] - low) / width * strata, strata - 1).astype(np.int32)
@@ -142,6 +149,7 @@ class CCS(Sampler):
 
     strata: int = 50  # equal-width ranges of score
     tails: float = 0.05  # share of the scores cut at each end
+    ends: Ends = "both"  # high: the highest scores alone are cut
 
     def __post_init__(self) -> None:
         if self.strata < 1 or not 0 <= self.tails < 0.5:
@@ -154,10 +162,10 @@ class CCS(Sampler):
         rng: np.random.Generator,
         signals: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        return ccs(scores, budget, rng, self.strata, self.tails)
+        return ccs(scores, budget, rng, self.strata, self.tails, self.ends)
 
     def strata_of(self, scores: np.ndarray) -> np.ndarray | None:
-        return _strata(np.asarray(scores, dtype=np.float64), self.strata, self.tails)
+        return _strata(np.asarray(scores, dtype=np.float64), self.strata, self.tails, self.ends)
 
 
 @dataclass(frozen=True, slots=True)

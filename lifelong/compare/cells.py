@@ -170,4 +170,9 @@ def run_cell(plan: Plan, cell: Cell, progress: Progress | None = None) -> str:
         run.run_stream(stream)
     except LifelongError as error:
         return str(error)
+    except (RuntimeError, MemoryError) as error:
+        # A device that has no memory left for one recipe may have it for the others.
+        from lifelong.memory import first_line
+
+        return first_line(error)
     return ""

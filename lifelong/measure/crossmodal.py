@@ -23,7 +23,7 @@ TOP_SINGULAR_VALUES = 5
 class CrossModal:
     """Collects while a forward runs.
 
-    weights: sample → attention of its instruction to each of its image tokens, first layer;
+    weights: sample → attention of its instruction to each of its image tokens, first layer, on the CPU;
     total: (b, text, image) attention of the text tokens to the image tokens, summed over all layers, zero where
     a sample has fewer of them; states: (b, t, h) hidden states after the first layer.
     """
@@ -43,9 +43,10 @@ class CrossModal:
         if states is None:
             raise ValueError("no forward has run")
         features = torch.full((len(states), states.shape[-1]), torch.nan, device=states.device)
+        image = self.batch.image.cpu()
         for sample, weights in self.weights.items():
-            kept = attended_tokens(weights)
-            features[sample] = states[sample][self.batch.image[sample]][kept].float().mean(0)
+            kept = image[sample].nonzero()[:, 0][attended_tokens(weights)]
+            features[sample] = states[sample][kept.to(states.device)].float().mean(0)
         return features
 
     def alignment(self) -> torch.Tensor:
@@ -57,8 +58,9 @@ class CrossModal:
         if self.total is not None:
             # The rows and columns of zeros that fill a sample's block up leave its singular values as they are.
             known = self.total.isfinite().all(dim=(1, 2)) & self.batch.image.any(1)
-            values = torch.linalg.svdvals(self.total[known])
-            sums[known] = values[:, :TOP_SINGULAR_VALUES].sum(1)
+            # On the CPU: a GPU takes such small matrices one by one.
+            values = torch.linalg.svdvals(self.total[known].cpu())
+            sums[known] = values[:, :TOP_SINGULAR_VALUES].sum(1).to(sums.device)
         return sums
 
 
@@ -97,7 +99,7 @@ def cross_modal(
         if attended and layer == 0:
             # The mean over the instruction's tokens, of which there may be none.
             asked = (rows.take(asks) & rows.there)[samples, : block.shape[1]]
-            means = (block * asked[..., None]).sum(1) / asked.sum(1).clamp_min(1)[:, None]
+            means = ((block * asked[..., None]).sum(1) / asked.sum(1).clamp_min(1)[:, None]).cpu()
             for sample, mean in zip(samples.tolist(), means, strict=True):
                 found.weights[sample] = mean[: images[sample]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch import nn
 
 from lifelong.config import LoraConfig, ModelConfig
 from lifelong.errors import InputError
+from lifelong.memory import first_line
 from lifelong.models.encode import Encoder
 from lifelong.models.processors import load_processor
 
@@ -142,7 +144,9 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    device = _device(config.device)
+    device = device_named(config.device)
+    if device.type == "cuda" and config.deterministic:
+        _ask_for_the_same_bits()
     model.to(device)
     text_config = base.config.get_text_config()
     longest = config.max_length or getattr(text_config, "max_position_embeddings", None) or 1_000_000
@@ -151,6 +155,14 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
         raise InputError(f"{config.path}: its config has no image_token_id, so image tokens cannot be told")
     encoder = Encoder(processor, image_token, longest)
     return VisionLanguageModel(model, encoder, device, list(layers), base.get_output_embeddings())
+
+
+def _ask_for_the_same_bits() -> None:
+    """Of the process from here on, also where only some operations can give them (torch warns of the others)."""
+    # Read when cuBLAS is first used: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
 
 
 @contextmanager
@@ -220,7 +232,20 @@ def _targets(model: nn.Module, decoder: str, names: tuple[str, ...]) -> str:
     return rf"{re.escape(decoder)}\.layers\..*\.({chosen})"
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """What `model.device` names; auto: cuda where there is one.
+
+    Raises:
+        InputError: torch knows no such device, or this machine has none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"model.device is {name!r}: {first_line(error)}; write auto, cpu, cuda or cuda:1"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"model.device is {name!r}, and torch sees no GPU here; write auto or cpu")
+    return device

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+CHUNK = 16
+"""Images a forward of a frozen tower on a GPU, always: the last is filled up, so that all are computed alike."""
 CACHED_IMAGES = 20_000  # 16 tokens × 1280 × 4 bytes = 80 KiB an image: 1.6 GB when full
 
 
@@ -76,7 +78,8 @@ class EfficientNetLiteModel(PreTrainedModel):
     """Images (n, 3, side, side) → last_hidden_state (n, (side / 32)², 1280), also the one hidden state.
 
     A tower whose weights are frozen, or that is evaluated without gradient, runs image by image in
-    evaluation mode: an image's features do not depend on its batch mates, and each is computed once.
+    evaluation mode (on a GPU in batches of one size): an image's features do not depend on its batch mates, and
+    each is computed once.
     A tower that is trained runs as any other module, and nothing is kept.
     """
 
@@ -124,15 +127,24 @@ class EfficientNetLiteModel(PreTrainedModel):
     def _frozen_tokens(self, pixel_values: Tensor) -> Tensor:
         self.network.eval()
         weights = self._weights_digest()
-        rows = []
-        for image in pixel_values:
-            key = weights + content_digest([image])
-            features = FEATURES.get(key)
-            if features is None:
-                features = self._tokens(image[None])[0]
-                FEATURES.put(key, features)
-            rows.append(features)
-        return torch.stack(rows)
+        keys = [weights + content_digest([image]) for image in pixel_values.cpu()]
+        rows = {key: FEATURES.get(key) for key in keys}
+        wanted = {key: image for key, image in zip(keys, pixel_values, strict=True) if rows[key] is None}
+        for key, features in self._computed(wanted):
+            FEATURES.put(key, features)
+            rows[key] = features
+        return torch.stack([rows[key] for key in keys])
+
+    def _computed(self, images: dict[bytes, Tensor]) -> Iterator[tuple[bytes, Tensor]]:
+        """The tokens of images, alike whichever others are computed beside them."""
+        keys = list(images)
+        size = CHUNK if images and images[keys[0]].is_cuda else 1
+        for start in range(0, len(keys), size):
+            some = keys[start : start + size]
+            filled = [images[key] for key in some] + [images[some[0]]] * (size - len(some))
+            # Copies, so that what is kept does not hold the whole batch.
+            tokens = self._tokens(torch.stack(filled))
+            yield from ((key, row.clone()) for key, row in zip(some, tokens, strict=False))
 
     def _weights_digest(self) -> bytes:
         """Hash of the weights, computed again only after they were written to or moved."""

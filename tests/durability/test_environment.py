@@ -76,12 +76,14 @@ def test_every_phase_records_what_it_ran_under(run: Run, model: Path) -> None:
         assert len(phases(stores.ledger, 1)) == 8
         (start,) = stores.ledger.phases(0)
     assert first == environment.versions() | {
+        "device": first["device"],
         "model": content_hash(model)[0],
         "data": dataset.digest,
         "config": first["config"],
     }
     assert {"python", *PACKAGES} <= first.keys()
     assert len(first["config"]) == 64
+    assert first["device"].startswith(("cpu", "cuda ("))
     assert all(each == first for each in rest)
     assert start.environment == {name: value for name, value in first.items() if name != "data"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,18 @@ def test_dtype_and_longest_sample_are_those_asked_for(model_folders: dict[str, P
     asked = load(config, LoraConfig(), 0)
     assert asked.encoder.max_length == 77
     assert asked.head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("gpu", "model.device is 'gpu'"), ("cuda", "torch sees no GPU here; write auto or cpu")],
+)
+def test_a_device_that_is_not_there(
+    model_folders: dict[str, Path], name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=re.escape(words)):
+        load(ModelConfig(path=str(model_folders["llava"]), device=name), LoraConfig(), seed=0)
 
 
 def test_no_model_and_no_vision_language_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from policies.allocators import even
 from policies.errors import PolicyError
-from policies.samplers import CCS, CUT, Bottom, Middle, Random, Sampler, Top, ccs
+from policies.samplers import CCS, CUT, Bottom, Ends, Middle, Random, Sampler, Top, ccs
 
 SAMPLERS = (CCS(), CCS(strata=3, tails=0.2), Top(), Bottom(), Middle(), Random())
 
@@ -66,25 +66,31 @@ def test_ties_are_broken_by_the_seed_and_not_by_position(sampler: Sampler) -> No
     assert often.max() < 41
 
 
-def naive_strata(scores: np.ndarray, strata: int, tails: float) -> list[int]:
+def naive_strata(scores: np.ndarray, strata: int, tails: float, ends: str) -> list[int]:
     finite = sorted(s for s in scores if np.isfinite(s))
     if not finite:
         return [CUT] * len(scores)
     cut = int(len(finite) * tails)
-    low, high = finite[cut], finite[len(finite) - 1 - cut]
+    low, high = finite[cut if ends == "both" else 0], finite[len(finite) - 1 - cut]
     return [
         (min(int((s - low) / ((high - low) or 1.0) * strata), strata - 1)) if low <= s <= high else CUT
         for s in scores
     ]
 
 
-@given(score_rows, budgets, st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.3]))
+@given(
+    score_rows,
+    budgets,
+    st.integers(1, 60),
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.sampled_from(["both", "high"]),
+)
 def test_ccs_takes_from_every_stratum_what_the_naive_reference_does(
-    scores: np.ndarray, budget: int, strata: int, tails: float
+    scores: np.ndarray, budget: int, strata: int, tails: float, ends: Ends
 ) -> None:
-    expected = naive_strata(scores, strata, tails)
-    np.testing.assert_array_equal(CCS(strata, tails).strata_of(scores), expected)
-    picked = ccs(scores, budget, np.random.default_rng(3), strata, tails)
+    expected = naive_strata(scores, strata, tails, ends)
+    np.testing.assert_array_equal(CCS(strata, tails, ends).strata_of(scores), expected)
+    picked = ccs(scores, budget, np.random.default_rng(3), strata, tails, ends)
     taken = np.array([expected[i] for i in picked], dtype=int)
     available = [expected.count(stratum) for stratum in range(strata)]
     got = np.bincount(taken[taken >= 0], minlength=strata)
@@ -101,6 +107,12 @@ def test_ccs_covers_a_skewed_distribution_evenly() -> None:
     assert np.ptp(np.bincount(stratum[stratum >= 0])) > 1000
     picked = ccs(scores, 500, np.random.default_rng(5))
     assert np.bincount(stratum[picked], minlength=50).tolist() == [10] * 50
+
+
+def test_ccs_may_cut_the_high_end_alone() -> None:
+    scores = np.arange(100.0)
+    picked = CCS(strata=1, tails=0.3, ends="high").pick(scores, 70, np.random.default_rng(6))
+    assert sorted(picked) == list(range(70))
 
 
 def test_ccs_is_random_inside_a_stratum() -> None:
