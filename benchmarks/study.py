@@ -72,7 +72,7 @@ class Base:
 BASES = {
     # The demo's model with a larger vocabulary (fewer tokens a text) and narrower MLPs: half the time.
     "demo": Base(partial(build, frequent=8192, letters=2100, widening=1.5), PRETRAINING, "model"),
-    "smollm2": Base(smollm2, PRETRAINING | {"learning_rate": 5e-4}, "smollm2"),
+    "smollm2": Base(smollm2, PRETRAINING | {"learning_rate": 5e-4}, "model-smollm2"),
 }
 
 SETTINGS: dict[str, Any] = {

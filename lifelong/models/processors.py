@@ -30,7 +30,9 @@ def image_only(processor_class: type) -> type:
 
 
 def load_processor(name_or_path: str, **options: Any) -> Any:
-    """`AutoProcessor.from_pretrained`; where torchvision is missing, without the video part.
+    """`AutoProcessor.from_pretrained`, without the video part where torchvision or the video part itself is missing.
+
+    A processor that was saved on a machine without torchvision has none, and loads on a machine that has it, too.
 
     Raises:
         OSError, ValueError: as `AutoProcessor` does, when there is no processor at `name_or_path`.
@@ -40,9 +42,14 @@ def load_processor(name_or_path: str, **options: Any) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     from transformers.utils import is_torchvision_available
 
-    if not is_torchvision_available():
-        config = AutoConfig.from_pretrained(name_or_path, **options)
-        processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, ""), None)
-        if processor_class is not None and "video_processor" in processor_class.get_attributes():
-            return image_only(processor_class).from_pretrained(name_or_path, **options)
-    return AutoProcessor.from_pretrained(name_or_path, **options)
+    config = AutoConfig.from_pretrained(name_or_path, **options)
+    processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, ""), None)
+    if processor_class is None or "video_processor" not in processor_class.get_attributes():
+        return AutoProcessor.from_pretrained(name_or_path, **options)
+    if is_torchvision_available():
+        try:
+            return AutoProcessor.from_pretrained(name_or_path, **options)
+        except (OSError, ValueError) as error:
+            if "video" not in str(error):
+                raise
+    return image_only(processor_class).from_pretrained(name_or_path, **options)

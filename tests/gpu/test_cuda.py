@@ -136,8 +136,8 @@ def runs(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     stream = write_stream(place, names=["easyvqa", "tux_caption"], rows=24, evals=8)
     found = {}
     for name, device in (("first", "cuda"), ("again", "cuda"), ("cpu", "cpu")):
-        config = settings(model={"device": device}, measure={"trajectory": 2}) | RECIPE
-        run = Run.create(place / name, model=str(folder("llava")), config=config)
+        config = settings(model={"device": device}, measure={"trajectory": 2})
+        run = Run.create(place / name, model=str(folder("llava")), recipe=RECIPE, config=config)
         run.run_stream(stream)
         found[name] = run
     return found

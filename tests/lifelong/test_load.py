@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausa
 from lifelong.config import LoraConfig, ModelConfig
 from lifelong.errors import InputError
 from lifelong.models.load import VisionLanguageModel, load
+from lifelong.models.processors import load_processor
 from tests.conftest import Loader, disturb, mixed
 
 
@@ -161,6 +162,21 @@ def test_a_device_that_is_not_there(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=re.escape(words)):
         load(ModelConfig(path=str(model_folders["llava"]), device=name), LoraConfig(), seed=0)
+
+
+def test_a_processor_without_its_video_part_loads_where_torchvision_is(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers said on a machine with torchvision of a folder that one without it had saved."""
+
+    def refuse(name: str, **options: object) -> None:
+        raise OSError(f"Can't load video processor for '{name}'.")
+
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: True)
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", refuse)
+    assert type(load_processor(str(model_folders["qwen2_5_vl"]))).__name__ == "Qwen2_5_VLProcessor"
+    with pytest.raises(OSError, match="video processor"):
+        load_processor(str(model_folders["llava"]))
 
 
 def test_no_model_and_no_vision_language_model(tmp_path: Path) -> None:
