@@ -26,6 +26,7 @@ import os
 import shutil
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -40,6 +41,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.models import smollm2
+from benchmarks.spoiled import KINDS, rewrite, spoil
 from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
 from lifelong.demo.model import DEFAULTS, build
@@ -105,14 +107,15 @@ PUBLISHED = (
 MAIN = ("sequential", "random", "random-replay", "adapt-inf")
 OURS = (
     "balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml",
-    "fresh.yaml", "faithful.yaml", "faithful-proportional.yaml", "fresh-mmssr.yaml",
+    "fresh.yaml", "faithful.yaml", "faithful-proportional.yaml", "fresh-mmssr.yaml", "trimmed.yaml", "tidy.yaml",
 )  # fmt: skip
 """Attempts at a recipe of our own: files in recipes/."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A comparison, or some of one. file: of its results, shared by the parts that have its settings and stream."""
+    """A comparison, or some of one. file: of its results, shared by the parts that have its settings; family: what is
+    compared in one table; stream: the folder of its stream."""
 
     recipes: tuple[str, ...]
     seeds: int = 3
@@ -120,7 +123,13 @@ class Part:
     budgets: tuple[str, ...] = ("15%",)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     file: str = "main"
+    family: str = "main"
     stream: str = "stream"
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether its runs put all questions themselves after the last timestep."""
+        return self.settings.get("evaluate", {}).get("limit") == 0
 
 
 ABLATIONS = (
@@ -176,11 +185,19 @@ PARTS = {
     # Nothing pruned; what each recipe took of what repeats and of what is wrong: `counts`.
     "spoiled": Part(
         (
-            "random", "trimmed.yaml", "adapt-inf", "semdedup", "faithful.yaml", "coincide", "xmas", "mmssr",
-            "balanced-pool.yaml", "random-replay", "ccs", "easy.yaml", "el2n", "perplexity",
+            "random", "tidy.yaml", "trimmed.yaml", "balanced-pool.yaml", "adapt-inf", "mmssr", "random-replay",
+            "faithful.yaml", "coincide",
         ),
         settings=SPOILED,
         file="spoiled",
+        family="spoiled",
+        stream="spoiled",
+    ),
+    "spoiled-others": Part(
+        ("semdedup", "xmas", "el2n", "perplexity", "ccs", "easy.yaml"),
+        settings=SPOILED,
+        file="spoiled",
+        family="spoiled",
         stream="spoiled",
     ),
     # A pretrained language model of 135M, on a GPU, without the dearest experts (OFA and XMAS).
@@ -189,15 +206,22 @@ PARTS = {
         seeds=2,
         settings=GPU,
         file="smollm2",
+        family="smollm2",
     ),
     "smollm2-multitask": Part(
         ("multitask",),
         seeds=1,
         settings=GPU | {"train": GPU["train"] | {"epochs": 1, "batch_size": 32}},
         file="smollm2-multitask",
+        family="smollm2",
     ),
     "spoiled-multitask": Part(
-        ("multitask",), seeds=1, settings=SPOILED | {"train": {"epochs": 1}}, file="spoiled-multitask", stream="spoiled"
+        ("multitask",),
+        seeds=1,
+        settings=SPOILED | {"train": {"epochs": 1}},
+        file="spoiled-multitask",
+        family="spoiled",
+        stream="spoiled",
     ),
 }
 
@@ -239,19 +263,16 @@ def prepare(stream: Path, folder: Path) -> None:
 
 def pack(folder: Path, out: Path) -> None:
     """What runs and `base` read, with all images, in `out`: to be carried to a machine that has nothing else."""
-    from benchmarks.spoiled import rewrite
-
     rewrite(folder / "stream" / "stream.yaml", out / "stream")
     shutil.copytree(folder / "taught", out / "taught")
     shutil.copy(folder / "ratings.jsonl", out)
 
 
-def spoil(folder: Path) -> None:
+def spoil_stream(folder: Path) -> None:
     """The spoiled stream and its ratings by the rule, which knows a dataset and not its errors."""
-    from benchmarks import spoiled
     from tests.raters.rule import Known, write_ratings
 
-    found = spoiled.spoil(folder / "stream" / "stream.yaml", folder / "spoiled")
+    found = spoil(folder / "stream" / "stream.yaml", folder / "spoiled")
     rated = [Known(name, sample) for name, samples in found.items() for sample in samples]
     write_ratings(rated, folder / "spoiled" / "ratings.jsonl")
 
@@ -336,14 +357,22 @@ def finished(folder: Path) -> dict[str, Path]:
 
 
 def counts(folder: Path) -> None:
-    """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json."""
-    found = read_lines(RESULTS / SELECTED)
+    """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json; and how
+    many of each kind, over the whole of a spoiled stream, to kinds.json."""
+    found, of_kind = read_lines(RESULTS / SELECTED), read_lines(RESULTS / KINDS)
+    streams = {part.file: part.stream for part in PARTS.values()}
     asked = (
         "SELECT dataset, timestep, count(*) FROM selections JOIN samples USING (ordinal) GROUP BY dataset, timestep"
     )
+    samples = "SELECT sample_id FROM selections JOIN samples USING (ordinal)"
     for name, root in finished(folder).items():
         with closing(sqlite3.connect(f"file:{root / DATABASE}?mode=ro", uri=True)) as ledger:
             rows = ledger.execute(asked).fetchall()
+            trained = [each for (each,) in ledger.execute(samples)]
+        file = name.partition("/")[0]
+        if (told := folder / streams.get(file, file) / KINDS).is_file():
+            kinds = json.loads(told.read_text(encoding="utf-8"))
+            of_kind[name] = dict(Counter(kinds[each] for each in trained).most_common())
         taken = {(dataset, timestep): count for dataset, timestep, count in rows}
         last = max(timestep for _, timestep, _ in rows)
         found[name] = {
@@ -351,6 +380,7 @@ def counts(folder: Path) -> None:
             for dataset in dict.fromkeys(dataset for dataset, _, _ in rows)
         }
     write_lines(RESULTS / SELECTED, found)
+    write_lines(RESULTS / KINDS, of_kind)
 
 
 def ask(folder: Path, jobs: int) -> None:
@@ -392,20 +422,22 @@ def write_lines(path: Path, found: Mapping[str, Any]) -> None:
     path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
 
 
-def merged() -> Results:
-    """All that is on file, with the answers to all questions; what has other settings is named after its file."""
+def merged(family: str) -> Results:
+    """All that is on file of a family, with the answers to all questions; other settings are named after their file."""
     from lifelong.compare import Results, read_results
 
     found, asked = Results(), read_lines(RESULTS / ASKED)
-    for path in sorted(set(RESULTS.glob("*.json")) - {RESULTS / SELECTED, RESULTS / ASKED}):
-        for cell, result in read_results(path).items():
-            own = path.stem in ("main", cell.recipe)
-            name = cell.recipe if own else f"{cell.recipe} {path.stem}"
-            scores = asked.get(f"{path.stem}/{cell.name}")
-            if scores is None:
-                print(f"left out, not asked all questions yet: {path.stem}/{cell.name}", file=sys.stderr)
+    for part in {part.file: part for part in PARTS.values() if part.family == family}.values():
+        path = RESULTS / f"{part.file}.json"
+        for cell, result in read_results(path).items() if path.is_file() else ():
+            plain = part.file == family or cell.recipe == "multitask"
+            name = cell.recipe if plain else f"{cell.recipe} {part.file}"
+            scores = asked.get(f"{part.file}/{cell.name}")
+            if scores is None and not part.asks_all:
+                print(f"left out, not asked all questions yet: {part.file}/{cell.name}", file=sys.stderr)
                 continue
-            found.add(Cell(name, cell.budget, cell.order, cell.seed), widened(result, scores))
+            judged = widened(result, scores) if scores else result
+            found.add(Cell(name, cell.budget, cell.order, cell.seed), judged)
     return found
 
 
@@ -419,21 +451,23 @@ def widened(result: Result, scores: Mapping[str, Sequence[float]]) -> Result:
 
 
 def tables() -> Iterator[str]:
-    """What recipes gain over chance; then what adapt-inf gains or loses by one word."""
+    """What recipes gain over chance, family by family; of the first, too, what adapt-inf gains or loses by one word."""
     from lifelong.compare import Results, summarise
     from lifelong.compare.table import table
 
-    found = merged()
-    ablations = {"adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS))}
-    whole, parts = Results(), Results()
-    for cell, result in found.items():
-        other_settings = " " in cell.recipe
-        if not other_settings:
-            whole.add(cell, result)
-        if other_settings or cell.recipe in ablations:
-            parts.add(cell, result)
-    yield table(summarise(whole, "random"))
-    yield table(summarise(parts, "adapt-inf"))
+    for family in dict.fromkeys(part.family for part in PARTS.values()):
+        whole, parts = Results(), Results()
+        for cell, result in merged(family).items():
+            other_settings = " " in cell.recipe
+            if not other_settings:
+                whole.add(cell, result)
+            if other_settings or cell.recipe in ("adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS))):
+                parts.add(cell, result)
+        if not whole.found:
+            continue
+        yield f"{family}\n\n{table(summarise(whole, 'random'))}"
+        if len({cell.recipe for cell, _ in parts.items()}) > 1:
+            yield f"{family}, by one word\n\n{table(summarise(parts, 'adapt-inf'))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -463,7 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "prepare":
             prepare(given.stream, given.folder)
         case "spoil":
-            spoil(given.folder)
+            spoil_stream(given.folder)
         case "pack":
             pack(given.folder, given.out)
         case "base":

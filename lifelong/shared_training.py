@@ -83,27 +83,24 @@ class SharedTrainer(AdapterTrainer):
     def _take_up(self, turn: int) -> None:
         """Let a part's gradients be added to what it has from this step's other batches."""
         if len(self._mine) > 1:
-            weights = self._weights()
+            weights = self._trained
             self._sums = self._sums or [[None] * len(weights) for _ in self._mine]
             for weight, kept in zip(weights, self._sums[turn], strict=True):
                 weight.grad = kept
 
     def _put_aside(self, turn: int) -> None:
         if len(self._mine) > 1:
-            self._sums[turn] = [weight.grad for weight in self._weights()]
+            self._sums[turn] = [weight.grad for weight in self._trained]
 
     def _add_up(self) -> None:
         """The sums of the parts, in their order, in the place of each weight's gradient."""
         if self._sums:
-            for weight, *parts in zip(self._weights(), *self._sums, strict=True):
+            for weight, *parts in zip(self._trained, *self._sums, strict=True):
                 total = torch.zeros_like(weight) if parts[0] is None else parts[0]
                 for part in parts[1:]:
                     total = total if part is None else total + part
                 weight.grad = total
             self._sums = []
-
-    def _weights(self) -> list[torch.Tensor]:
-        return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         loss, split = self._agree(self._loss, float(self._split))
