@@ -1,0 +1,80 @@
+"""What the study found (study.py): the files in results/study, and the tables of the document from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.study_parts import ABLATIONS, PARTS, PRUNERS
+from lifelong.compare.cells import Cell
+
+if TYPE_CHECKING:
+    from lifelong.compare import Result, Results
+
+RESULTS = Path(__file__).parent / "results" / "study"
+SELECTED = "selected.json"
+ASKED = "asked.json"
+
+
+def read_lines(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_lines(path: Path, found: Mapping[str, Any]) -> None:
+    """A line for each run, so that what a longer study adds is what differs."""
+    lines = (f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
+
+
+def merged(family: str) -> Results:
+    """All that is on file of a family, with the answers to all questions; other settings are named after their file."""
+    from lifelong.compare import Results, read_results
+
+    found, asked = Results(), read_lines(RESULTS / ASKED)
+    for part in {part.file: part for part in PARTS.values() if part.family == family}.values():
+        path = RESULTS / f"{part.file}.json"
+        for cell, result in read_results(path).items() if path.is_file() else ():
+            plain = part.file == family or cell.recipe == "multitask"
+            name = cell.recipe if plain else f"{cell.recipe} {part.file}"
+            scores = asked.get(f"{part.file}/{cell.name}")
+            if scores is None and not part.asks_all:
+                print(f"left out, not asked all questions yet: {part.file}/{cell.name}", file=sys.stderr)
+                continue
+            judged = widened(result, scores) if scores else result
+            found.add(Cell(name, cell.budget, cell.order, cell.seed), judged)
+    return found
+
+
+def widened(result: Result, scores: Mapping[str, Sequence[float]]) -> Result:
+    """A result whose last timestep is judged by these scores."""
+    kept = {skill: np.array(values, dtype=float) for skill, values in scores.items()}
+    matrix, n = result.curves.R.copy(), result.curves.n.copy()
+    matrix[-1] = [kept[skill].mean() for skill in result.curves.skills]
+    n[-1] = [len(kept[skill]) for skill in result.curves.skills]
+    return replace(result, scores=kept, curves=replace(result.curves, R=matrix, n=n))
+
+
+def tables() -> Iterator[str]:
+    """What recipes gain over chance, family by family; of the first, too, what adapt-inf gains or loses by one word."""
+    from lifelong.compare import Results, summarise
+    from lifelong.compare.table import table
+
+    for family in dict.fromkeys(part.family for part in PARTS.values()):
+        whole, parts = Results(), Results()
+        for cell, result in merged(family).items():
+            other_settings = " " in cell.recipe
+            if not other_settings:
+                whole.add(cell, result)
+            if other_settings or cell.recipe in ("adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS))):
+                parts.add(cell, result)
+        if not whole.found:
+            continue
+        yield f"{family}\n\n{table(summarise(whole, 'random'))}"
+        if len({cell.recipe for cell, _ in parts.items()}) > 1:
+            yield f"{family}, by one word\n\n{table(summarise(parts, 'adapt-inf'))}"
