@@ -40,7 +40,7 @@ MAIN = ("sequential", "random", "random-replay", "adapt-inf")
 OURS = (
     "balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml",
     "fresh.yaml", "faithful.yaml", "faithful-proportional.yaml", "fresh-mmssr.yaml", "trimmed.yaml",
-    "trimmed-pool.yaml",
+    "trimmed-pool",
 )  # fmt: skip
 """Attempts at a recipe of our own: files in recipes/."""
 
@@ -99,6 +99,7 @@ PARTS = {
             "faithful-proportional.yaml", "fresh-mmssr.yaml", "adapt-inf", *PRUNERS, "sample-random.yaml",
         ),
     ),
+    "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml")),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
@@ -118,7 +119,7 @@ PARTS = {
     # Nothing pruned; what each recipe took of what repeats and of what is wrong: `counts`.
     "spoiled": Part(
         (
-            "random", "trimmed-pool.yaml", "balanced-pool.yaml", "trimmed.yaml", "adapt-inf", "mmssr",
+            "random", "trimmed-pool", "balanced-pool.yaml", "trimmed.yaml", "adapt-inf", "mmssr",
         ),
         settings=SPOILED,
         file="spoiled",
