@@ -186,9 +186,7 @@ class AdapterTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], tokens: Any, items: list[int]
     ) -> torch.Tensor:
         """The loss of a batch, whose gradient is added to what is there; in halves where memory is short."""
-        before = [
-            (weight, None if weight.grad is None else weight.grad.clone()) for weight in self._trained
-        ]
+        before = [(weight, None if weight.grad is None else weight.grad.clone()) for weight in self._trained]
         try:
             return super().training_step(model, inputs, tokens)
         except (RuntimeError, MemoryError) as error:
