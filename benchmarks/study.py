@@ -5,7 +5,8 @@
     python benchmarks/study.py run PART … --folder DIR --jobs 2
     python benchmarks/study.py ask --folder DIR --jobs 2
     python benchmarks/study.py counts --folder DIR
-    python benchmarks/study.py tables
+    python benchmarks/study.py errors --folder DIR
+    python benchmarks/study.py tables [--reference random]
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
 by a rule, and makes a base model that has learned a little from some of the rows that are left. `spoil` makes of that
@@ -13,7 +14,8 @@ stream one that repeats itself and errs (spoiled.py). `run` is `lifelong compare
 was stopped goes on, and what is committed is not run again. What the parts found is in results/study, a file for each
 family of settings, a line for each run. `ask` puts all questions of the eval sets to the last adapters of the runs in
 DIR, where the runs themselves asked the first hundred of each. `counts` writes how many samples of each dataset they
-trained on. `tables` prints the tables of the document from these files alone.
+trained on, `errors` which experts tell a wrong answer of the spoiled stream. `tables` prints the tables of the
+document from these files alone.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -36,7 +38,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
-from benchmarks.spoiled import KINDS
+from benchmarks.spoiled import KEPT, KINDS, WRONG
 from benchmarks.study_base import BASES, build_base, pack, prepare, spoil_stream
 from benchmarks.study_parts import BETWEEN, PARTS, SETTINGS
 from benchmarks.study_results import ASKED, RESULTS, SELECTED, read_lines, tables, write_lines
@@ -44,6 +46,7 @@ from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
 
 RECIPES = Path(__file__).parent / "recipes"
+ERRORS = "errors.json"
 
 
 def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
@@ -119,6 +122,31 @@ def counts(folder: Path) -> None:
     write_lines(RESULTS / KINDS, of_kind)
 
 
+def errors(folder: Path) -> None:
+    """How often each expert scores a wrong answer above a right one (0.5: it does not know), by dataset, of the last
+    timestep of the runs over a spoiled stream that several experts judged; added to errors.json."""
+    import pyarrow.parquet as pq
+    from sklearn.metrics import roc_auc_score
+
+    found = read_lines(RESULTS / ERRORS)
+    kinds = read_lines(folder / "spoiled" / KINDS)
+    for name, root in finished(folder).items():
+        if not name.startswith("spoiled/adapt-inf"):
+            continue
+        told = pq.read_table(max((root / "timesteps").glob("*/decisions.parquet"))).to_pandas()
+        told["kind"] = told["sample_id"].map(kinds)
+        judged = told[told["kind"].isin((KEPT, WRONG))]
+        found[name] = {
+            expert.removeprefix("score_"): {
+                dataset: round(roc_auc_score(rows["kind"] == WRONG, rows[expert]), 3)
+                for dataset, rows in judged[judged[expert].notna()].groupby("dataset", sort=False)
+            }
+            for expert in judged.columns
+            if expert.startswith("score_")
+        }
+    write_lines(RESULTS / ERRORS, found)
+
+
 def ask(folder: Path, jobs: int) -> None:
     """The score of every question of every eval set after the last timestep of each run, added to asked.json."""
     found = read_lines(RESULTS / ASKED)
@@ -167,9 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packed.add_argument("--out", type=Path, required=True)
     based = commands.add_parser("base")
     based.add_argument("name", choices=list(BASES))
-    for each in (made, spoiled, packed, based, ran, asked, counted):
+    judged = commands.add_parser("errors")
+    for each in (made, spoiled, packed, based, ran, asked, counted, judged):
         each.add_argument("--folder", type=Path, required=True)
-    commands.add_parser("tables")
+    told = commands.add_parser("tables")
+    told.add_argument("--reference", default="random", help="the recipe that others are compared with")
     given = parser.parse_args(arguments)
     match given.command:
         case "prepare":
@@ -187,8 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ask(given.folder.absolute(), given.jobs)
         case "counts":
             counts(given.folder)
+        case "errors":
+            errors(given.folder)
         case _:
-            print("\n\n".join(tables()))
+            print("\n\n".join(tables(given.reference)))
 
 
 if __name__ == "__main__":

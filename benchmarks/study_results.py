@@ -60,8 +60,8 @@ def widened(result: Result, scores: Mapping[str, Sequence[float]]) -> Result:
     return replace(result, scores=kept, curves=replace(result.curves, R=matrix, n=n))
 
 
-def tables() -> Iterator[str]:
-    """What recipes gain over chance, family by family; of the first, too, what adapt-inf gains or loses by one word."""
+def tables(reference: str = "random") -> Iterator[str]:
+    """What recipes gain over a reference, family by family; and what adapt-inf gains or loses by one word."""
     from lifelong.compare import Results, summarise
     from lifelong.compare.table import table
 
@@ -75,6 +75,6 @@ def tables() -> Iterator[str]:
                 parts.add(cell, result)
         if not whole.found:
             continue
-        yield f"{family}\n\n{table(summarise(whole, 'random'))}"
+        yield f"{family}\n\n{table(summarise(whole, reference))}"
         if len({cell.recipe for cell, _ in parts.items()}) > 1:
             yield f"{family}, by one word\n\n{table(summarise(parts, 'adapt-inf'))}"
