@@ -13,7 +13,7 @@ from typing import Any
 
 from lifelong.config import RunConfig
 from lifelong.context import Stores
-from lifelong.errors import RunError
+from lifelong.errors import InputError, RunError
 from stores.commit import content_hash
 
 PACKAGES = ("lifelong", "torch", "transformers", "peft", "numpy")
@@ -95,7 +95,10 @@ def _device(name: str) -> str:
 
     from lifelong.models.load import device_named
 
-    device = device_named(name)
+    try:
+        device = device_named(name)
+    except InputError:
+        return name  # not of this machine: the model may be on workers that have it
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 

@@ -88,6 +88,15 @@ def test_every_phase_records_what_it_ran_under(run: Run, model: Path) -> None:
     assert start.environment == {name: value for name, value in first.items() if name != "data"}
 
 
+def test_a_device_of_workers_that_this_machine_lacks_is_on_record(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = run.config.model_copy(update={"model": run.config.model.model_copy(update={"device": "cuda"})})
+    with run.reading() as stores:
+        assert environment.environment(stores, config, 1)["device"] == "cuda"
+
+
 @pytest.mark.parametrize("package", ["torch", "transformers", "peft"])
 def test_another_version_in_the_middle_of_a_timestep_is_refused(
     run: Run, installed: Callable[..., None], package: str, caplog: pytest.LogCaptureFixture
