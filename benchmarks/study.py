@@ -41,12 +41,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 from benchmarks.spoiled import KEPT, KINDS, WRONG
 from benchmarks.study_base import BASES, build_base, pack, prepare, spoil_stream
 from benchmarks.study_parts import BETWEEN, PARTS, SETTINGS
-from benchmarks.study_results import ASKED, RESULTS, SELECTED, read_lines, tables, write_lines
+from benchmarks.study_results import ASKED, ERRORS, RESULTS, SELECTED, read_lines, tables, write_lines
 from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
 
 RECIPES = Path(__file__).parent / "recipes"
-ERRORS = "errors.json"
 
 
 def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
@@ -99,24 +98,19 @@ def counts(folder: Path) -> None:
     """Samples of each dataset that each finished run trained on, timestep by timestep, added to selected.json; and how
     many of each kind, over the whole of a spoiled stream, to kinds.json."""
     found, of_kind = read_lines(RESULTS / SELECTED), read_lines(RESULTS / KINDS)
-    streams = {part.file: part.stream for part in PARTS.values()}
-    asked = (
-        "SELECT dataset, timestep, count(*) FROM selections JOIN samples USING (ordinal) GROUP BY dataset, timestep"
-    )
-    samples = "SELECT sample_id FROM selections JOIN samples USING (ordinal)"
+    spoiled = {part.file for part in PARTS.values() if part.family == "spoiled"}
+    kinds = read_lines(folder / "spoiled" / KINDS)
+    asked = "SELECT dataset, timestep, sample_id FROM selections JOIN samples USING (ordinal)"
     for name, root in finished(folder).items():
         with closing(sqlite3.connect(f"file:{root / DATABASE}?mode=ro", uri=True)) as ledger:
             rows = ledger.execute(asked).fetchall()
-            trained = [each for (each,) in ledger.execute(samples)]
-        file = name.partition("/")[0]
-        if (told := folder / streams.get(file, file) / KINDS).is_file():
-            kinds = json.loads(told.read_text(encoding="utf-8"))
-            of_kind[name] = dict(Counter(kinds[each] for each in trained).most_common())
-        taken = {(dataset, timestep): count for dataset, timestep, count in rows}
+        if name.partition("/")[0] in spoiled:
+            of_kind[name] = dict(Counter(kinds[sample] for _, _, sample in rows).most_common())
+        taken = Counter((dataset, timestep) for dataset, timestep, _ in rows)
         last = max(timestep for _, timestep, _ in rows)
         found[name] = {
-            dataset: [taken.get((dataset, timestep), 0) for timestep in range(1, last + 1)]
-            for dataset in dict.fromkeys(dataset for dataset, _, _ in rows)
+            dataset: [taken[dataset, timestep] for timestep in range(1, last + 1)]
+            for dataset in sorted({dataset for dataset, _, _ in rows})
         }
     write_lines(RESULTS / SELECTED, found)
     write_lines(RESULTS / KINDS, of_kind)
@@ -124,7 +118,7 @@ def counts(folder: Path) -> None:
 
 def errors(folder: Path) -> None:
     """How often each expert scores a wrong answer above a right one (0.5: it does not know), by dataset, of the last
-    timestep of the runs over a spoiled stream that several experts judged; added to errors.json."""
+    timestep of the runs of adapt-inf over the spoiled stream; added to errors.json."""
     import pyarrow.parquet as pq
     from sklearn.metrics import roc_auc_score
 

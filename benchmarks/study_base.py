@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.models import smollm2
-from benchmarks.spoiled import rewrite, spoil
+from benchmarks.spoiled import rewrite, samples, spoil
 from lifelong.demo.model import build
 
 SHARE = "60%"
@@ -55,13 +55,11 @@ def prepare(stream: Path, folder: Path) -> None:
         out = folder / "stream" / entry["name"] / f"train{suffix}"
         out.parent.mkdir(parents=True, exist_ok=True)
         images = source / entry["images"] if "images" in entry else None
-        where = {"images": images, "format": entry["format"]}
-        select(source / entry["train"], out, "random", budget=SHARE, **where)
-        samples = [row.sample for row in open_dataset(out, images=images).rows() if row.sample]
-        streamed += [Known(entry["name"], sample) for sample in samples]
-        taken = {sample.sample_id for sample in samples}
-        all_rows = open_dataset(source / entry["train"], **where).rows()
-        left += [row.sample for row in all_rows if row.sample and row.sample.sample_id not in taken]
+        select(source / entry["train"], out, "random", budget=SHARE, images=images, format=entry["format"])
+        drawn = [row.sample for row in open_dataset(out, images=images).rows() if row.sample]
+        streamed += [Known(entry["name"], sample) for sample in drawn]
+        taken = {sample.sample_id for sample in drawn}
+        left += [each for each in samples(stream.absolute(), entry, "train") if each.sample_id not in taken]
         entry["train"] = str(out.relative_to(folder / "stream"))
         entry["eval"] = str(source / entry["eval"])
         if images:
@@ -85,7 +83,7 @@ def spoil_stream(folder: Path) -> None:
     from tests.raters.rule import Known, write_ratings
 
     found = spoil(folder / "stream" / "stream.yaml", folder / "spoiled")
-    rated = [Known(name, sample) for name, samples in found.items() for sample in samples]
+    rated = [Known(name, sample) for name, rows in found.items() for sample in rows]
     write_ratings(rated, folder / "spoiled" / "ratings.jsonl")
 
 
@@ -105,18 +103,18 @@ def build_base(name: str, folder: Path) -> None:
     vlm = ModelHolder(config).vlm
     for part, weight in vlm.model.named_parameters():
         weight.requires_grad_("vision_tower" not in part)
-    samples = [row.sample for row in open_dataset(folder / "taught" / "train.json").rows() if row.sample]
+    taught = [row.sample for row in open_dataset(folder / "taught" / "train.json").rows() if row.sample]
     rng = seeds.generator(0, 0, "study", "pretraining")
-    lengths = np.array([sample.text_chars for sample in samples])
+    lengths = np.array([sample.text_chars for sample in taught])
     order = training_order(lengths, config.train.epochs, config.train.batch_size, rng)
 
     def load(item: int) -> Conversation:
-        return Conversation(samples[item].messages, [to_rgb(image.read()) for image in samples[item].images])
+        return Conversation(taught[item].messages, [to_rgb(image.read()) for image in taught[item].images])
 
     def progress(done: int, total: int) -> None:
         if done % 50 == 0:
             print(f"pretraining: {done} of {total} steps", flush=True)
 
     trained = train(vlm, config.train, order, load, seed=0, progress=progress)
-    print(f"pretrained on {len(samples)} samples: mean loss {trained.loss:.3f}")
+    print(f"pretrained on {len(taught)} samples: mean loss {trained.loss:.3f}")
     save(vlm.model.merge_and_unload(), vlm.encoder.tokenizer, folder / base.folder)

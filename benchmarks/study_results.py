@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results" / "study"
 SELECTED = "selected.json"
 ASKED = "asked.json"
+ERRORS = "errors.json"
 
 
 def read_lines(path: Path) -> dict[str, Any]:

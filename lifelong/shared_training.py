@@ -109,7 +109,7 @@ class SharedTrainer(AdapterTrainer):
         self._tr_loss += loss - self._loss  # what transformers logs is the whole batch's too
         self._loss, self._split = 0.0, 0
         self._add_up()
-        sum_gradients(list(model.parameters()), self._peers, self._by_rank)
+        sum_gradients(self._trained, self._peers, self._by_rank)
         return super()._clip_grad_norm(model)
 
     def _collate(self, read: list[Any]) -> dict[str, Any]:

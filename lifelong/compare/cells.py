@@ -171,8 +171,9 @@ def run_cell(plan: Plan, cell: Cell, progress: Progress | None = None) -> str:
     except LifelongError as error:
         return str(error)
     except (RuntimeError, MemoryError) as error:
-        # A device that has no memory left for one recipe may have it for the others.
-        from lifelong.memory import first_line
+        from lifelong.memory import first_line, out_of_memory
 
-        return first_line(error)
+        if not out_of_memory(error):
+            raise
+        return first_line(error)  # there may be memory for the other recipes
     return ""

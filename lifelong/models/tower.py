@@ -142,8 +142,8 @@ class EfficientNetLiteModel(PreTrainedModel):
         for start in range(0, len(keys), size):
             some = keys[start : start + size]
             filled = [images[key] for key in some] + [images[some[0]]] * (size - len(some))
-            # Copies, so that what is kept does not hold the whole batch.
             tokens = self._tokens(torch.stack(filled))
+            # Copies, so that what is kept does not hold the whole batch.
             yield from ((key, row.clone()) for key, row in zip(some, tokens, strict=False))
 
     def _weights_digest(self) -> bytes:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lifelong import Run
 from lifelong.cli import invoke
-from lifelong.compare.cells import ordered
+from lifelong.compare.cells import Plan, named, ordered, run_cell
 from lifelong.compare.statistics import estimate
 from lifelong.stream import read_stream
 from tests.runs.small import write_stream
@@ -140,6 +141,26 @@ def test_fewer_questions_before_the_last_timestep_change_no_answer_after_it(
         root = tmp_path / f"between-{between}" / "runs" / "random-25pc-order0-seed0"
         asked = Run.open(root).skill_matrix().n
         assert asked.tolist() == [[early, early], [early, early], [4, 4]]
+
+
+def test_a_run_that_has_no_memory_leaves_the_others_to_be_run_and_a_mistake_is_not_hidden(
+    tmp_path: Path, llava: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = write_stream(tmp_path / "stream", names=("easyvqa",), rows=12, evals=4)
+    plan = Plan(stream, tmp_path / "out", named(["random"]), seeds=1, settings={"model": {"path": llava}})
+    (cell,) = plan.cells()
+
+    def fails(error: Exception) -> None:
+        def run_stream(self: Run, *given: object, **named: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Run, "run_stream", run_stream)
+
+    fails(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB."))
+    assert run_cell(plan, cell) == "CUDA out of memory."
+    fails(RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_cell(plan, cell)
 
 
 def test_recipe_files_are_compared_by_their_names(
