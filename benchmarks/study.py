@@ -48,15 +48,19 @@ from lifelong.context import DATABASE
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def run(name: str, folder: Path, jobs: int, seeds: int | None) -> None:
-    """Run a part to its end, or the first seeds of it; what is on file then is what is committed."""
+def run(name: str, folder: Path, jobs: int, seeds: int | None, only: Sequence[str]) -> None:
+    """Run a part to its end, or the first seeds or some recipes of it; what is on file then is what is committed."""
     from lifelong.compare import Comparison, Plan, named
     from lifelong.progress import for_terminal
 
     part = PARTS[name]
     os.chdir(folder)
     given = SETTINGS | {section: SETTINGS[section] | fields for section, fields in part.settings.items()}
-    recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in part.recipes]
+    wanted = [recipe for recipe in part.recipes if not only or Path(recipe).stem in only]
+    if not wanted:
+        print(f"{name}: none of these recipes is in it; it has {', '.join(Path(each).stem for each in part.recipes)}")
+        return
+    recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in wanted]
     plan = Plan(
         Path(part.stream) / "stream.yaml",
         Path(part.file),
@@ -181,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran.add_argument("parts", nargs="+", choices=list(PARTS))
     ran.add_argument("--jobs", type=int, default=1)
     ran.add_argument("--seeds", type=int, help="at most so many, where a part has more")
+    ran.add_argument("--recipes", nargs="+", default=(), metavar="RECIPE", help="of the parts, these only")
     asked = commands.add_parser("ask")
     asked.add_argument("--jobs", type=int, default=1)
     counted = commands.add_parser("counts")
@@ -206,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             build_base(given.name, given.folder)
         case "run":
             for name in given.parts:
-                run(name, given.folder.absolute(), given.jobs, given.seeds)
+                run(name, given.folder.absolute(), given.jobs, given.seeds, given.recipes)
         case "ask":
             ask(given.folder.absolute(), given.jobs)
         case "counts":

@@ -40,7 +40,7 @@ MAIN = ("sequential", "random", "random-replay", "adapt-inf")
 OURS = (
     "balanced-replay.yaml", "balanced-replay-75.yaml", "balanced-pool.yaml", "easy.yaml",
     "fresh.yaml", "faithful.yaml", "faithful-proportional.yaml", "fresh-mmssr.yaml", "trimmed.yaml",
-    "trimmed-pool",
+    "trimmed-pool", "random-average.yaml", "replay-average.yaml", "balanced-average.yaml", "trimmed-average.yaml",
 )  # fmt: skip
 """Attempts at a recipe of our own: files in recipes/."""
 
@@ -99,6 +99,15 @@ PARTS = {
             "faithful-proportional.yaml", "fresh-mmssr.yaml", "adapt-inf", *PRUNERS, "sample-random.yaml",
         ),
     ),
+    # Whether a mean of weights does more than smaller steps do.
+    "average": Part(
+        (
+            "random", "random-replay", "random-average.yaml", "replay-average.yaml", "balanced-average.yaml",
+            "trimmed-average.yaml", "adapt-average.yaml", "sequential-average.yaml",
+        ),
+    ),
+    "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
+    "third-rate": Part(("random",), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"),
     "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml")),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED), orders=2),
@@ -131,6 +140,13 @@ PARTS = {
             "random-replay", "faithful.yaml", "coincide", "semdedup", "xmas", "el2n", "perplexity", "ccs", "easy.yaml",
             "tidy.yaml",
         ),
+        settings=SPOILED,
+        file="spoiled",
+        family="spoiled",
+        stream="spoiled",
+    ),
+    "spoiled-average": Part(
+        ("trimmed-average.yaml", "balanced-average.yaml", "random-average.yaml", "adapt-average.yaml"),
         settings=SPOILED,
         file="spoiled",
         family="spoiled",

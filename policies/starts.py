@@ -1,10 +1,12 @@
-"""Starts: from which weights a timestep trains. Declarations; the loop acts on them."""
+"""Starts: from which weights a timestep trains, and what it keeps of the trained. Declarations; the loop acts on them."""
 
 from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar
+
+from policies.errors import PolicyError
 
 
 class Start(ABC):
@@ -14,6 +16,10 @@ class Start(ABC):
 
     name: ClassVar[str]
     from_base: ClassVar[bool]  # whether the adapter is made anew on the base model at every timestep
+
+    def weight(self, timestep: int) -> float:
+        """Of the trained weights in the adapter that timestep 1, 2, … keeps; the rest is of those it started from."""
+        return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +36,27 @@ class Base(Start):
 
     name: ClassVar[str] = "base"
     from_base: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Average(Start):
+    """Training goes on from the adapter of the last timestep; the mean of it and the trained one is kept.
+
+    The trained weights count `share`, those that they started from the rest (CoMA of Marouf et al., ECCV 2024,
+    arXiv 2312.08977, section 3.2); in the first 1/share timesteps 1/t, so that an untrained adapter has no part in it:
+    a plain mean at first, then one whose past fades. share 0: the plain mean of all timesteps.
+
+    Raises: PolicyError if share is not in [0, 1].
+    """
+
+    share: float = 0.5
+
+    name: ClassVar[str] = "average"
+    from_base: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise PolicyError(f"start average: share is {self.share}; it must be in [0, 1]")
+
+    def weight(self, timestep: int) -> float:
+        return max(1 / timestep, self.share)

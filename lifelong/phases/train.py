@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.average import averaged
 from lifelong.checkpoints import TrainingStates
 from lifelong.context import ADAPTER, TRAJECTORY, Context, Outcome
 from lifelong.engines.training import Training
@@ -16,14 +17,15 @@ from lifelong.engines.work import places_of
 from lifelong.errors import TrainingError
 from lifelong.models.encode import Conversation
 from lifelong.trackers import training as tracked
-from stores.checkpoints import CHECKPOINTS_FOLDER
+from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint, path_of
 from stores.commit import Committed, sweep
 from stores.media import MediaRow
 from stores.pool import PoolRow
 
 
 def train(context: Context) -> Outcome:
-    """Commit the adapter after training on the selection, from the last timestep's or from the base.
+    """Commit the adapter after training on the selection, from the last timestep's or from the base; or the mean of the
+    two.
 
     A training that was stopped goes on from the newest state that it left, to the same bits.
 
@@ -31,7 +33,9 @@ def train(context: Context) -> Outcome:
         TrainingError: training cannot go on; nothing is committed.
     """
     order = context.arrays("order")["ordinal"]
-    before = 0 if context.method.start.from_base else context.timestep - 1
+    start = context.method.start
+    before = 0 if start.from_base else context.timestep - 1
+    weight = start.weight(context.timestep)
     adapter = context.adapter(before)
     ledger = context.stores.ledger
     states = TrainingStates(context, order, adapter)
@@ -64,19 +68,23 @@ def train(context: Context) -> Outcome:
             _sample_ids(context, error.items),
             f"timestep {context.timestep}: ",
         ) from error
-    trained = done.trained
+    trained, kept = done.trained, done.adapter
+    if weight < 1:
+        fill = averaged(adapter, path_of(context.root, done.adapter), weight)
+        kept = commit_checkpoint(context.root, context.timestep, fill)
     result = {
         "samples": len(order),
         "steps": trained.steps,
         "loss": None if math.isnan(trained.loss) else trained.loss,
         "from_timestep": before,
+        "weight": weight,
         "skipped": [
             {"step": skipped["step"], "samples": _sample_ids(context, skipped["items"])}
             for skipped in trained.skipped
         ],
         "split": trained.split,
     }
-    return Outcome(result, [(ADAPTER, done.adapter)], states.release)
+    return Outcome(result, [(ADAPTER, kept)], states.release)
 
 
 class TrainDesk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies.errors import PolicyError
-from policies.starts import Base, Continue
+from policies.starts import Average, Base, Continue
 from policies.vectors import Gradient, Hidden, NoVectors
 
 
@@ -22,3 +22,15 @@ def test_gradients_of_no_layer_or_length_are_refused(options: dict[str, int], sa
 def test_only_base_starts_anew() -> None:
     assert Base().from_base
     assert not Continue().from_base
+    assert not Average().from_base
+
+
+def test_only_an_average_keeps_some_of_what_it_started_from() -> None:
+    assert [word.weight(4) for word in (Base(), Continue(), Average(), Average(0.1))] == [1, 1, 0.5, 0.25]
+    assert [Average(0.4).weight(timestep) for timestep in (1, 2, 3, 9)] == [1, 0.5, 0.4, 0.4]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(PolicyError, match="share is"):
+        Average(share)

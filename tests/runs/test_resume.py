@@ -45,7 +45,7 @@ def fresh(llava: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has been fed nothing."""
     config = settings(pool={"keep": KEEP}, measure={"shard_size": 8})
     root = tmp_path_factory.mktemp("fresh") / "run"
-    return Run.create(root, model=llava, recipe=RECIPE, config=config).root
+    return Run.create(root, model=llava, recipe=RECIPE | {"start": "average"}, config=config).root
 
 
 @pytest.fixture(scope="module")
