@@ -1,4 +1,4 @@
-"""Starts: from which weights a timestep trains, and what it keeps of the trained. Declarations; the loop acts on them."""
+"""Starts: from which weights a timestep trains, and what it keeps of them. Declarations; the loop acts on them."""
 
 from __future__ import annotations
 
