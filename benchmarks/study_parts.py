@@ -106,6 +106,8 @@ PARTS = {
             "trimmed-average.yaml", "adapt-average.yaml", "sequential-average.yaml",
         ),
     ),
+    # Cheap recipes with seeds enough to tell a point.
+    "average-five": Part(("random", "random-average.yaml", "balanced-pool.yaml", "balanced-average.yaml"), seeds=5),
     "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
     "third-rate": Part(("random",), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"),
     "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml")),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lifelong.formats.faults import DatasetError
 from lifelong.formats.jsontext import first_values
-from lifelong.formats.shapes import CONVERSATION_KEYS
+from lifelong.formats.shapes import CONVERSATION_KEYS, OTHER_KEYS
 
 KINDS = {
     ".parquet": "parquet",
@@ -131,13 +131,13 @@ def _is_row(line: bytes) -> bool:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return any(key in value for key in CONVERSATION_KEYS)
+    return any(key in value for key in (*CONVERSATION_KEYS, *OTHER_KEYS))
 
 
 def _list_format(file: Path) -> str:
-    """LLaVA rows have an id and `image`; rows with `messages` or `images`, or without ids, are ShareGPT's."""
+    """LLaVA rows have an id and `image`; rows with other keys for turns or images, or without ids, are ShareGPT's."""
     rows = [row for row in first_values(file) if isinstance(row, dict)]
-    if any("messages" in row or "images" in row for row in rows):
+    if any(key in row for row in rows for key in ("messages", "images", *OTHER_KEYS)):
         return "sharegpt"
     if any("image" in row for row in rows) or (rows and all("id" in row for row in rows)):
         return "llava"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
@@ -19,6 +21,9 @@ ROLES = {
     "system": "system",
 }
 CONVERSATION_KEYS = ("conversations", "messages")
+OTHER_KEYS = ("texts", "prompt")
+"""Of The Cauldron and FineVision: {"user", "assistant"} a round; of TRL: a prompt, with its "completion"."""
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 Message = dict[str, Any]
 MAX_ID_CHARS = 4096
 MAX_TURN_CHARS = 4 * 2**20
@@ -105,7 +110,7 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
             raise RowError(f'"{key}" is not supported', "keep rows of images and text only")
     turns = next((fields[key] for key in CONVERSATION_KEYS if fields.get(key) is not None), None)
     if turns is None:
-        raise RowError('no "conversations" and no "messages"', "add the turns under one of these keys")
+        turns = _turns_of_others(fields)
     if not isinstance(turns, list) or not turns:
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
@@ -122,6 +127,38 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
         messages.insert(0, {"role": "system", "content": _text_parts(system, "system", 0)})
     _check_order([message["role"] for message in messages])
     return messages, references
+
+
+def _turns_of_others(fields: Mapping[str, Any]) -> Any:
+    """The turns of a row that spells them in one of OTHER_KEYS."""
+    rounds, prompt, completion = fields.get("texts"), fields.get("prompt"), fields.get("completion")
+    if isinstance(rounds, list):
+        for number, one in enumerate(rounds, 1):
+            if not isinstance(one, Mapping) or not {"user", "assistant"} <= one.keys():
+                reason = f'round {number} of "texts" has no "user" and "assistant"'
+                raise RowError(reason, 'write rounds as {"user": …, "assistant": …}')
+        return [{"role": role, "content": one[role]} for one in rounds for role in ("user", "assistant")]
+    if prompt is not None and completion is not None:
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        if isinstance(asked, list) and isinstance(said, list):
+            return [*asked, *said]
+        raise RowError(
+            '"prompt" and "completion" are neither texts nor lists of turns', "write them as one of both"
+        )
+    fix = 'add the turns under one of these keys ("texts", or "prompt" with "completion", are read too)'
+    raise RowError('no "conversations" and no "messages"', fix)
+
+
+def show_first(fields: Mapping[str, Any], messages: list[Message], images: int) -> None:
+    """Put the images before the first question, where a row that spells its turns in OTHER_KEYS shows none itself.
+
+    So do those that read these rows: TRL (data_utils.prepare_multimodal_messages), and the trainers of The Cauldron.
+    """
+    spelled = any(fields.get(key) is not None for key in CONVERSATION_KEYS)
+    if images and not spelled and not images_in(messages):
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = [{"type": "image"}] * images + first["content"]
 
 
 def images_in(messages: list[Message]) -> int:
@@ -197,12 +234,14 @@ def _own_parts(
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         text = part.get("text") if kind == "text" else None
-        if kind == "image" and role == "user":
+        if kind in ("image", "image_url") and role == "user":
             if part.get("index") not in (None, shown):
                 reason = f"turn {number} shows image {part['index']} where image {shown} is due"
                 raise RowError(reason, "list the images in the order in which the turns show them")
             shown += 1
             parts.append({"type": "image"})
+            if kind == "image_url":
+                references.append(_of_url(part.get(kind)))
             references += [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
         elif isinstance(text, str):
             if TAG in text:
@@ -213,6 +252,18 @@ def _own_parts(
             reason = f"turn {number} ({role}) has a part of type {str(kind)[:80]!r} that is not understood"
             raise RowError(reason, 'use {"type": "text", "text": …}, and {"type": "image"} in user turns')
     return _joined(parts), references
+
+
+def _of_url(found: Any) -> Any:
+    """The image of an OpenAI part {"type": "image_url"}: what the URL holds (data:), or where it leads."""
+    url = found.get("url") if isinstance(found, Mapping) else found
+    data = _DATA_URL.match(url) if isinstance(url, str) else None
+    if data is None:
+        return url
+    try:
+        return base64.b64decode(url[data.end() :], validate=True)
+    except ValueError:
+        raise RowError("an image_url holds no whole base64 data", "encode the image again") from None
 
 
 def _joined(parts: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -50,6 +50,7 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     references = references or own_references
     if record.members and (not references or len(references) == len(record.members) == 1):
         references = list(record.members)  # the archive tells which image it is, whatever the row calls it
+    shapes.show_first(fields, messages, len(references))
     _check_counts(messages, references, limits)
     images = tuple(opener.open(reference, record.members) for reference in references)
     return Sample(content_id(messages, [image.sha256 for image in images]), source_id, messages, images)

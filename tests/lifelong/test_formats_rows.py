@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -90,11 +91,35 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
         {"messages": turns("<image>hi"), "images": "a.png"},
         {"messages": turns([{**IMAGE, "image": "a.png"}, text("hi")], [text("yes")])},
         {"messages": turns([{**IMAGE, "path": "a.png", "text": None}, text("hi")])},
+        {"messages": turns([{"type": "image_url", "image_url": {"url": "a.png"}}, text("hi")])},
+        {"messages": turns([{"type": "image_url", "image_url": "a.png"}, text("hi")])},
+        {"texts": [{"user": "hi", "assistant": "yes", "source": "x"}], "images": ["a.png"]},
+        {"texts": [{"user": "<image>hi", "assistant": "yes"}], "images": ["a.png"]},
+        {"prompt": turns("hi")[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
+        {"prompt": turns([IMAGE, text("hi")])[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
+        {"prompt": "hi", "completion": "yes", "image": "a.png"},
     ],
 )
 def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any]) -> None:
     plain = read_one(folder, {"messages": turns("<image>hi"), "images": ["a.png"]})
     assert read_one(folder, row).sample.sample_id == plain.sample.sample_id
+
+
+def test_an_image_in_a_url_is_that_in_a_file(folder: Path) -> None:
+    data = base64.b64encode((folder / "a.png").read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    within = read_one(folder, {"messages": turns([part, text("hi")])})
+    assert within.sample is not None, within.reason
+    plain = read_one(folder, {"messages": turns("<image>hi"), "images": ["a.png"]})
+    assert within.sample.sample_id == plain.sample.sample_id
+
+
+def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
+    rounds = [{"user": "one", "assistant": "yes"}, {"user": "two", "assistant": "no"}]
+    row = read_one(folder, {"texts": rounds, "images": ["a.png", "b.png"]})
+    assert row.sample is not None, row.reason
+    shown = [message["content"] for message in row.sample.messages]
+    assert shown == [[IMAGE, IMAGE, text("one")], [text("yes")], [text("two")], [text("no")]]
 
 
 def test_system_turns_come_first(folder: Path) -> None:
@@ -127,6 +152,18 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"messages": turns([{**IMAGE, "index": 1}]), "images": ["a.png"]}, "image 1 where image 0 is due"),
         ({"messages": turns([{**IMAGE, "image": "a.png"}]), "images": ["a.png"]}, "both in the turns"),
         ({"messages": turns([{**IMAGE, "url": "https://x.org/a"}])}, "is a URL"),
+        ({"messages": turns([{"type": "image_url", "image_url": {"url": "https://x.org/a"}}])}, "is a URL"),
+        (
+            {"messages": turns([{"type": "image_url", "image_url": "data:image/png;base64,A"}])},
+            "no whole base64",
+        ),
+        ({"messages": turns([{"type": "image_url"}])}, "'None', which is no file name"),
+        ({"texts": []}, "empty or not a list"),
+        ({"texts": ["hi"]}, 'round 1 of "texts" has no "user" and "assistant"'),
+        ({"texts": [{"user": "hi", "assistant": None}]}, "turn 2 (assistant) holds nothing"),
+        ({"prompt": "hi"}, 'no "conversations"'),
+        ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
+        ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
         ({"messages": turns("hi"), "videos": ["a.mp4"]}, '"videos" is not supported'),
         ({"messages": turns("hi"), "id": True}, "neither text nor an integer"),
