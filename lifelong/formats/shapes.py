@@ -21,8 +21,9 @@ ROLES = {
     "system": "system",
 }
 CONVERSATION_KEYS = ("conversations", "messages")
-OTHER_KEYS = ("texts", "prompt")
-"""Of The Cauldron and FineVision: {"user", "assistant"} a round; of TRL: a prompt, with its "completion"."""
+OTHER_KEYS = ("texts", "prompt", "question")
+"""The Cauldron and FineVision: {"user", "assistant"} a round; TRL: with a "completion"; VQA sets: with an "answer"."""
+_CHOICES = ("choices", "options")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 Message = dict[str, Any]
 MAX_ID_CHARS = 4096
@@ -146,7 +147,16 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         raise RowError(
             '"prompt" and "completion" are neither texts nor lists of turns', "write them as one of both"
         )
-    fix = 'add the turns under one of these keys ("texts", or "prompt" with "completion", are read too)'
+    question, answer = fields.get("question"), fields.get("answer")
+    if isinstance(question, str) and isinstance(answer, str):
+        listed = next((key for key in _CHOICES if fields.get(key)), None)
+        if listed is not None:
+            raise RowError(f'"{listed}" beside "question" are not read', "write them into the question, as asked")
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    fix = (
+        'add the turns under one of these keys ("texts", "prompt" with "completion", and "question" with "answer" as '
+        "texts, are read too)"
+    )
     raise RowError('no "conversations" and no "messages"', fix)
 
 

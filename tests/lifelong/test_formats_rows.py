@@ -98,6 +98,7 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
         {"prompt": turns("hi")[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
         {"prompt": turns([IMAGE, text("hi")])[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
         {"prompt": "hi", "completion": "yes", "image": "a.png"},
+        {"question": "hi", "answer": "yes", "image": "a.png", "options": []},
     ],
 )
 def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any]) -> None:
@@ -162,6 +163,8 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"texts": ["hi"]}, 'round 1 of "texts" has no "user" and "assistant"'),
         ({"texts": [{"user": "hi", "assistant": None}]}, "turn 2 (assistant) holds nothing"),
         ({"prompt": "hi"}, 'no "conversations"'),
+        ({"question": "hi", "answers": ["yes"]}, 'no "conversations"'),
+        ({"question": "hi", "answer": "A", "options": ["yes", "no"]}, '"options" beside "question" are not read'),
         ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
         ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
