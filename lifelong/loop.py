@@ -135,7 +135,9 @@ def describe(phase: str, result: dict) -> str:
             loss = "" if result["loss"] is None else f", mean loss {result['loss']:.3f}"
             skipped = f", {len(result['skipped'])} of them skipped" if result["skipped"] else ""
             split = f", {result['split']} batches halved to fit in memory" if result["split"] else ""
-            return f"{result['steps']} steps on {result['samples']} samples{loss}{skipped}{split}"
+            weight = result.get("weight", 1)
+            mean = f", {weight:.0%} in the mean that is kept" if weight < 1 else ""
+            return f"{result['steps']} steps on {result['samples']} samples{loss}{skipped}{split}{mean}"
         case "evaluate":
             return _values(result["skills"])
         case _:

@@ -388,7 +388,7 @@ class Run(Steering):
 
 def label_of(dataset: str | Path) -> str:
     """A name for a dataset that was given none: the file's, or its folder's where the file is only "train"."""
-    path = Path(dataset)
+    path = Path(str(dataset).replace(":", "-").rstrip("-"))
     stem = path.name.split(".")[0].split("{")[0].rstrip("-_") or path.parent.name
     return path.absolute().parent.name if stem in ("train", "data") else stem
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lifelong.context import Feed
 from lifelong.errors import InputError
+from lifelong.formats.detect import is_hub_name
 
 FIELDS = ("name", "skill", "format", "train", "images", "eval", "metric")
 NOTES = ("licence", "license", "origin", "source")
@@ -78,5 +78,4 @@ def _feed(path: Path, number: int, entry: Any) -> Feed:
 def located(text: str, folder: Path) -> str:
     """A path in a stream file as an absolute one; the name of a hub dataset stays as it is."""
     place = folder / text
-    is_hub_name = re.fullmatch(r"[\w.-]+/[\w-]+", text) and not place.parent.exists()
-    return text if is_hub_name else str(place)
+    return text if is_hub_name(text, place) else str(place)

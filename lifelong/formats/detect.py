@@ -19,7 +19,7 @@ KINDS = {
     ".ndjson": "jsonl",
     ".json": "json",
 }
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]*){0,2}")
 _BRACES = re.compile(r"\{([^{}]+)\}")
 _MAX_SHARDS = 100_000
 _PEEK_BYTES = 1 << 16
@@ -30,7 +30,8 @@ def find_files(path: str | Path) -> tuple[Path, list[Path]]:
 
     A file is itself; `train-{000..003}.tar` is its shards; a folder is what `save_to_disk` wrote, or the
     files of one kind in it (or in its `data/`), those that begin with "train" where there are any;
-    `owner/name` that does not exist here is a name on the hub, unless HF_HUB_OFFLINE is set.
+    `owner/name` that does not exist here is a name on the hub, unless HF_HUB_OFFLINE is set; `owner/name:subset` and
+    `owner/name:subset:split` say which part of it (`owner/name::split`).
     Raises: DatasetError if nothing readable is there.
     """
     text, path = str(path), Path(path)
@@ -48,11 +49,16 @@ def find_files(path: str | Path) -> tuple[Path, list[Path]]:
                 f"{len(missing)} of the {len(files)} files of {text} are missing, e.g. {missing[0]}"
             )
         return Path(os.path.commonpath([file.parent for file in files])), files
-    if _HUB_NAME.fullmatch(text) and path.suffix not in KINDS and not path.parent.exists():
+    if is_hub_name(text, path):
         if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("0", "", "false", "no", "off"):
             return path.parent, [path]
         raise DatasetError(f"{text} does not exist here and HF_HUB_OFFLINE forbids to ask the hub; unset it")
     raise DatasetError(f"{path} does not exist; pass a file, a folder or a pattern like a-{{000..003}}.tar")
+
+
+def is_hub_name(text: str, place: Path) -> bool:
+    """Whether a dataset that is asked for by this text is one on the hub. place: where it would lie here."""
+    return bool(_HUB_NAME.fullmatch(text)) and place.suffix not in KINDS and not place.parent.exists()
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -16,12 +16,14 @@ from lifelong.formats.validate import Record
 NEEDS_ID = False
 SPLIT = "train"
 _AGAIN = "save or fetch the dataset again"
+_ON_THE_HUB = "name it as owner/name, owner/name:subset, owner/name:subset:split or owner/name::split"
 
 
 def read(path: Path, limits: Limits) -> Iterator[Record]:
     """Yield the rows of the train split (or of the only split), with the images still encoded.
 
-    A path that does not exist is taken for a name on the hub and streamed from there.
+    A path that does not exist is taken for a name on the hub, with a subset and a split if it names them
+    (owner/name:subset:split), and streamed from there.
     Raises: FileError if it cannot be opened or read.
     """
     return _saved_rows(path) if path.exists() else _streamed_rows(path)
@@ -96,9 +98,10 @@ def _streamed_rows(path: Path) -> Iterator[Record]:
     import datasets
     import pyarrow
 
+    name, subset, split = [*path.as_posix().split(":"), "", ""][:3]
     rows = 0
     try:
-        table = datasets.load_dataset(path.as_posix(), split=SPLIT, streaming=True)
+        table = datasets.load_dataset(name, subset or None, split=split or SPLIT, streaming=True)
         for row in _undecoded(table):
             yield Record(row, row)
             rows += 1
@@ -109,9 +112,9 @@ def _streamed_rows(path: Path) -> Iterator[Record]:
         pyarrow.ArrowException,
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise FileError(
-            f"`datasets` cannot read it (read {rows} rows): {first_line(error)}", _AGAIN
-        ) from None
+        # The second line names the subsets that there are, where none was named.
+        said = " ".join(str(error).splitlines()[:2]) or type(error).__name__
+        raise FileError(f"`datasets` cannot read it (read {rows} rows): {said}", _ON_THE_HUB) from None
 
 
 def _undecoded(table: Any) -> Any:

@@ -151,7 +151,9 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
     if isinstance(question, str) and isinstance(answer, str):
         listed = next((key for key in _CHOICES if fields.get(key)), None)
         if listed is not None:
-            raise RowError(f'"{listed}" beside "question" are not read', "write them into the question, as asked")
+            raise RowError(
+                f'"{listed}" beside "question" are not read', "write them into the question, as asked"
+            )
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     fix = (
         'add the turns under one of these keys ("texts", "prompt" with "completion", and "question" with "answer" as '

@@ -110,3 +110,50 @@ def test_a_hub_that_cannot_be_asked_is_a_fault(monkeypatch: pytest.MonkeyPatch, 
 def test_lists_of_rows(rows: list, format: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert open_dataset(tmp_path / "rows.json").format == format
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "reason"),
+    [
+        ("owner/two:a", ["a"], ""),
+        ("owner/two:b:test", ["b", "test"], ""),
+        ("owner/two", [], "available configs: ['a', 'b']"),
+        ("owner/two:c", [], "Available: ['a', 'b']"),
+        ("owner/two:a:test", [], "Available splits: ['train']"),
+    ],
+)
+def test_a_subset_and_a_split_on_the_hub(
+    name: str, answers: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    _publish(tmp_path / "two")
+    load = datasets.load_dataset
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, *rest, **options: load(str(tmp_path / Path(name).name), *rest, **options),
+    )
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    rows = list(open_dataset(name).rows())
+    found = [row.sample.messages[-1]["content"][0]["text"] for row in rows if row.sample]
+    assert found == answers
+    if reason:
+        assert reason in rows[0].reason
+        assert "owner/name:subset:split" in rows[0].fix
+
+
+def _publish(folder: Path) -> None:
+    """A dataset as it lies on the hub: subset a has a train split, b a test split too."""
+    import datasets
+
+    splits = {"a": {"train": ["a"]}, "b": {"train": ["b"], "test": ["b", "test"]}}
+    lines = ["---", "configs:"]
+    for subset, answers in splits.items():
+        lines += [f"- config_name: {subset}", "  data_files:"]
+        for split, said in answers.items():
+            table = datasets.Dataset.from_dict({"question": ["what?"] * len(said), "answer": said})
+            table.to_parquet(str(folder / subset / f"{split}.parquet"))
+            lines += [f"  - split: {split}", f"    path: {subset}/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---"]), encoding="utf-8")

@@ -164,7 +164,10 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"texts": [{"user": "hi", "assistant": None}]}, "turn 2 (assistant) holds nothing"),
         ({"prompt": "hi"}, 'no "conversations"'),
         ({"question": "hi", "answers": ["yes"]}, 'no "conversations"'),
-        ({"question": "hi", "answer": "A", "options": ["yes", "no"]}, '"options" beside "question" are not read'),
+        (
+            {"question": "hi", "answer": "A", "options": ["yes", "no"]},
+            '"options" beside "question" are not read',
+        ),
         ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
         ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
