@@ -92,11 +92,22 @@ class Encoder:
                 f"{type(processor.tokenizer).__name__} has no character offsets; "
                 "convert the model's tokenizer to a fast one (tokenizer.json)"
             )
+        if not getattr(processor, "chat_template", None):
+            raise InputError(
+                f"{type(processor).__name__} has no chat template, so a conversation cannot be put to the model; "
+                "put the template that it was trained with into chat_template.jinja in the model's folder"
+            )
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id
         self.max_length = max_length
-        self._image_token = self.tokenizer.convert_ids_to_tokens(image_token_id)
+        image_token = self.tokenizer.convert_ids_to_tokens(image_token_id)
+        # What stands for an image in the text may be another token (Gemma 3's <start_of_image>) than the image's own.
+        self._placeholder = getattr(processor, "image_token", None) or image_token
+        self._image_tokens = {self._placeholder, image_token}
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = [str(token) for token in added if token.special]
+        self._closing = tuple(filter(None, [*special, self.tokenizer.eos_token]))
 
     def training(self, conversations: Sequence[Conversation]) -> Batch:
         """A right-padded batch of whole conversations with the spans of their answers.
@@ -142,7 +153,7 @@ class Encoder:
                 questions += self._words(text, turns, position)
         eos = self.tokenizer.eos_token
         stripped = text.rstrip()
-        if eos and turns[-1]["role"] == "assistant" and not stripped.endswith(eos):
+        if eos and turns[-1]["role"] == "assistant" and not stripped.endswith(self._closing):
             # Some templates (LLaVA-1.5's) never close the answer: without it the model learns no end.
             text = stripped + eos
             answers[-1] = (answers[-1][0], len(text))
@@ -188,11 +199,13 @@ class Encoder:
         from transformers import BatchFeature
 
         for text, conversation in zip(texts, conversations, strict=True):
-            if text.count(self._image_token) != len(conversation.images):
-                raise InputError(
-                    f"the text holds {text.count(self._image_token)} image tokens {self._image_token!r} for "
-                    f"{len(conversation.images)} images; the token may not be written out in a message"
-                )
+            for token in self._image_tokens:
+                expected = len(conversation.images) if token == self._placeholder else 0
+                if text.count(token) != expected:
+                    raise InputError(
+                        f"the text holds {text.count(token)} image tokens {token!r} for {expected} images; "
+                        "the token may not be written out in a message"
+                    )
         images = [list(c.images) for c in conversations]
         bos = self.tokenizer.bos_token
         options: dict[str, Any] = {"return_text_replacement_offsets": True} if any(images) else {}
@@ -208,6 +221,12 @@ class Encoder:
         )
         replaced = raw.pop("text_replacement_offsets", None) or [[] for _ in texts]
         features = dict(BatchFeature(dict(raw), tensor_type="pt"))
+        for text, record, offsets in zip(texts, replaced, features["offset_mapping"], strict=True):
+            if int(offsets.max()) > _expanded(len(text), record):
+                raise InputError(
+                    f"{type(self.processor).__name__} adds more to the text of the chat template than it tells of, "
+                    "so the answers cannot be found in it"
+                )
         longest = int(features["attention_mask"].sum(1).max())
         if longest > self.max_length:
             raise InputError(f"a sample of {longest} tokens is longer than the model's {self.max_length}")
