@@ -11,13 +11,23 @@ def image_only(processor_class: type) -> type:
     Processors of video-capable families (Qwen-VL, SmolVLM) insist on a video processor, which needs
     torchvision; images do not.
     """
+    from transformers import ProcessorMixin
 
-    class ImageOnly(processor_class):  # type: ignore[misc, valid-type]
+    class WithoutVideo(ProcessorMixin):  # type: ignore[misc]
+        def __init__(self, *args: Any, video_processor: None = None, **kwargs: Any) -> None:
+            # Gemma 4 names it, the others give it by its place, where it is left over.
+            super().__init__(*args, **kwargs)
+
+    class ImageOnly(processor_class, WithoutVideo):  # type: ignore[misc, valid-type]
         video_processor = None
 
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in super().get_attributes() if name != "video_processor"]
+
+        def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+            # SmolVLM's own asks its video processor for defaults first.
+            return ProcessorMixin.apply_chat_template(self, *args, **kwargs)
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
