@@ -153,8 +153,36 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
     image_token = getattr(base.config, "image_token_id", None)
     if image_token is None:
         raise InputError(f"{config.path}: its config has no image_token_id, so image tokens cannot be told")
-    encoder = Encoder(processor, image_token, longest)
-    return VisionLanguageModel(model, encoder, device, list(layers), base.get_output_embeddings())
+    head = base.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(base).__name__} tells of no head that gives its logits")
+    vlm = VisionLanguageModel(model, Encoder(processor, image_token, longest), device, list(layers), head)
+    _check_logits(vlm)
+    return vlm
+
+
+@torch.no_grad()
+def _check_logits(vlm: VisionLanguageModel) -> None:
+    """Compare the model's logits of one token with those that measuring and training make of its head.
+
+    Raises:
+        InputError: the model does more to them, as those that scale them do.
+    """
+    heard: list[torch.Tensor] = []
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=vlm.device)
+    handle = vlm.head.register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    try:
+        with vlm.evaluating():
+            told = vlm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    finally:
+        handle.remove()
+    made = vlm.logits(heard[0])
+    # More than rounding; of a model that has diverged, nothing is said here.
+    if made.shape != told.shape or (made - told).abs().max() > 0.01 * made.abs().max():
+        raise InputError(
+            f"{type(vlm.model.get_base_model()).__name__} changes the logits that its head gives in a way that is "
+            "not known here, so what it thinks of an answer cannot be measured"
+        )
 
 
 def _ask_for_the_same_bits() -> None:
@@ -208,11 +236,20 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
 
 def _decoder(model: Any) -> tuple[str, nn.ModuleList]:
     """The language model's name within the model, and its layers."""
+    kind = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise InputError(
+            f"{kind} has an encoder and a decoder; only models that read all in one sequence are known"
+        )
     decoder = model.get_decoder()
     for name, module in model.named_modules():
         if module is decoder and isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            if any(hasattr(layer, "cross_attn") for layer in decoder.layers):
+                raise InputError(
+                    f"{kind} looks at images by cross-attention; only models with them among their tokens are known"
+                )
             return name, decoder.layers
-    raise InputError(f"{type(model).__name__}: no decoder with a list of layers was found in it")
+    raise InputError(f"{kind}: no decoder with a list of layers was found in it")
 
 
 def _targets(model: nn.Module, decoder: str, names: tuple[str, ...]) -> str:
