@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lifelong.errors import InputError
 from lifelong.models.load import VisionLanguageModel
 
 See = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -40,11 +41,11 @@ def watching(
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    attention = [_self_attention(layer) for layer in vlm.decoder_layers]
-    numbers = {id(module): number for number, module in enumerate(attention) if number in layers}
-    configs = {id(module.config): module.config for module in attention}
+    attention = self_attention(vlm)
+    numbers = {id(module): number for number, module in attention.items() if number in layers}
+    configs = {id(module.config): module.config for module in attention.values()}
     (base,) = {config._attn_implementation for config in configs.values()}
-    attend = _function(ALL_ATTENTION_FUNCTIONS, base, attention[0])
+    attend = _function(ALL_ATTENTION_FUNCTIONS, base, next(iter(attention.values())))
     samples = (rows.any(1) & columns.any(1)).nonzero()[:, 0]
     asked, seen = packed(rows[samples]), packed(columns[samples])
 
@@ -69,12 +70,24 @@ def watching(
             config._attn_implementation = base
 
 
-def _self_attention(layer: nn.Module) -> nn.Module:
-    for name in ("self_attn", "attention", "attn"):
-        module = getattr(layer, name, None)
-        if module is not None:
-            return module
-    raise TypeError(f"{type(layer).__name__}: no self-attention was found in it")
+def self_attention(vlm: VisionLanguageModel) -> dict[int, nn.Module]:
+    """The self-attention of each decoder layer that has one (those of linear attention have none), first to last.
+
+    Raises:
+        InputError: no layer has.
+    """
+    found = {}
+    for number, layer in enumerate(vlm.decoder_layers):
+        for name in ("self_attn", "attention", "attn"):
+            if getattr(layer, name, None) is not None:
+                found[number] = getattr(layer, name)
+                break
+    if not found:
+        raise InputError(
+            f"no self-attention was found in any {type(vlm.decoder_layers[0]).__name__}, so what the model looks at "
+            "(the signals attended and alignment) cannot be read; take a recipe that does not need it"
+        )
+    return found
 
 
 def _function(functions: Any, base: str, module: nn.Module) -> Any:

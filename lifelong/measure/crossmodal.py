@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lifelong.measure.attention import packed, watching
+from lifelong.measure.attention import packed, self_attention, watching
 from lifelong.models.encode import Batch
 from lifelong.models.load import VisionLanguageModel
 
@@ -25,7 +25,8 @@ class CrossModal:
 
     weights: sample → attention of its instruction to each of its image tokens, first layer, on the CPU;
     total: (b, text, image) attention of the text tokens to the image tokens, summed over all layers, zero where
-    a sample has fewer of them; states: (b, t, h) hidden states after the first layer.
+    a sample has fewer of them; states: (b, t, h) hidden states after the first layer. Layers are those that have
+    self-attention.
     """
 
     batch: Batch
@@ -90,13 +91,15 @@ def cross_modal(
     asks = batch.instruction & text
     rows = packed(text)
     images = batch.image.sum(1).tolist()
+    looking = list(self_attention(vlm))
+    first = looking[0]
 
     def see(layer: int, samples: torch.Tensor, block: torch.Tensor) -> None:
         if alignment:
             if found.total is None:
                 found.total = block.new_zeros(len(text), *block.shape[1:])
             found.total[samples] += block
-        if attended and layer == 0:
+        if attended and layer == first:
             # The mean over the instruction's tokens, of which there may be none.
             asked = (rows.take(asks) & rows.there)[samples, : block.shape[1]]
             means = ((block * asked[..., None]).sum(1) / asked.sum(1).clamp_min(1)[:, None]).cpu()
@@ -106,10 +109,10 @@ def cross_modal(
     def after_first(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         found.states = (output[0] if isinstance(output, tuple) else output).detach()
 
-    layers = frozenset(range(len(vlm.decoder_layers))) if alignment else frozenset({0})
+    layers = frozenset(looking if alignment else [first])
     with ExitStack() as stack:
         stack.enter_context(watching(vlm, text, batch.image, layers, see))
         if attended:
-            handle = vlm.decoder_layers[0].register_forward_hook(after_first)
+            handle = vlm.decoder_layers[first].register_forward_hook(after_first)
             stack.callback(handle.remove)
         yield found

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lifelong.measure.answers import mean_by_sample, token_signals
+from lifelong.measure.attention import self_attention
 from lifelong.measure.crossmodal import cross_modal
 from lifelong.measure.gradients import recording
 from lifelong.measure.projectors import NormsOnly, Projector
@@ -192,7 +193,7 @@ class AnswerPass:
     def _of_last_layer(self) -> Literal["attention", "output"] | None:
         """What is read of all positions of the last layer."""
         last = len(self.vlm.decoder_layers) - 1
-        if self.hidden == last or (self.attended and last == 0):
+        if self.hidden == last or (self.attended and last == min(self_attention(self.vlm))):
             return "output"
         return "attention" if self.alignment else None
 
