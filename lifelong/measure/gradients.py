@@ -23,6 +23,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from lifelong.errors import InputError
+
 Take = Callable[[str, torch.Tensor], None]
 """Is given ("name.A" | "name.B", (b, size) float32 gradients of the b samples) of one module after the other."""
 
@@ -76,6 +78,11 @@ def _watched(name: str, module: Any, tape: Tape, take: Take) -> Callable[[torch.
         h = linear(x.to(a.dtype), a)
         y = plus(module.base_layer(x), h, b, scale)
         if h.requires_grad:
+            if h.ndim != 3:
+                raise InputError(
+                    f"the adapted layer {name} sees the tokens of all samples in one row, as a mixture of experts "
+                    "has it, so no sample's gradient can be told; leave it out with lora.targets"
+                )
             tape.hidden.append(h)
             h.register_hook(partial(at_h, x.detach()))
             y.register_hook(partial(at_y, h.detach()))
