@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+)
 
 from lifelong.config import LoraConfig, ModelConfig
 from lifelong.errors import InputError
 from lifelong.models.load import VisionLanguageModel, load
-from lifelong.models.processors import load_processor
+from lifelong.models.processors import image_only, load_processor
 from tests.conftest import Loader, disturb, mixed
 
 
@@ -139,6 +148,50 @@ def test_head_gives_the_models_logits(vlm: VisionLanguageModel) -> None:
         handle.remove()
     assert vlm.logits(caught[0]).equal(logits)
     assert vlm.vocabulary == logits.shape[-1]
+
+
+def test_a_model_that_changes_its_heads_logits_is_refused(
+    load_tiny: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = LlavaForConditionalGeneration.forward
+
+    def scaled(self: LlavaForConditionalGeneration, **inputs: Any) -> Any:
+        output = forward(self, **inputs)
+        output.logits = output.logits / 8
+        return output
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "forward", scaled)
+    with pytest.raises(InputError, match="changes the logits that its head gives"):
+        load_tiny("llava")
+
+
+def test_a_model_that_tells_of_no_head_is_refused(load_tiny: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlavaForConditionalGeneration, "get_output_embeddings", lambda self: None)
+    with pytest.raises(InputError, match="tells of no head"):
+        load_tiny("llava")
+
+
+def test_a_model_of_encoder_and_decoder_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folders["llava"], tmp_path / "llava")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}), encoding="utf-8")
+    with pytest.raises(InputError, match="has an encoder and a decoder"):
+        load(ModelConfig(path=str(folder), device="cpu"), LoraConfig(), 0)
+
+
+def test_a_processor_that_asks_its_video_part_renders_without_it(model_folders: dict[str, Path]) -> None:
+    class Asking(Qwen2_5_VLProcessor):
+        """As SmolVLM's does."""
+
+        def apply_chat_template(self, *turns: Any, **options: Any) -> Any:
+            return super().apply_chat_template(*turns, num_frames=self.video_processor.num_frames, **options)
+
+    whole = load_processor(str(model_folders["qwen2_5_vl"]))
+    asking = image_only(Asking)(
+        whole.image_processor, whole.tokenizer, None, chat_template=whole.chat_template
+    )
+    messages = mixed()[0].messages
+    assert asking.apply_chat_template(messages) == whole.apply_chat_template(messages)
 
 
 def test_dtype_and_longest_sample_are_those_asked_for(model_folders: dict[str, Path], family: str) -> None:
