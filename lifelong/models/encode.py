@@ -125,10 +125,7 @@ class Encoder:
         image = (ids == self.image_token_id) & visible
         answer = _inside(offsets, [r.answers for r in rendered], replaced) & visible & ~image
         instruction = (
-            _inside(offsets, [r.questions for r in rendered], replaced, reaching=True)
-            & visible
-            & ~special
-            & ~image
+            _inside(offsets, [r.questions for r in rendered], replaced) & visible & ~special & ~image
         )
         return Batch(features, answer, instruction, image)
 
@@ -237,9 +234,10 @@ def _inside(
     offsets: torch.Tensor,
     spans: list[list[tuple[int, int]]],
     replaced: list[list[dict[str, Any]]],
-    reaching: bool = False,
 ) -> torch.Tensor:
     """(b, t) bool: tokens that start inside one of their conversation's spans, or before it and reach into it.
+
+    A word's token may start with the space before it, which a template may give to the prompt.
 
     offsets: (b, t, 2) character offsets in the text with its image placeholders expanded;
     spans: in characters of the text before that; replaced: the processor's record of the expansion.
@@ -249,8 +247,7 @@ def _inside(
     for row, row_spans in enumerate(spans):
         for first, last in row_spans:
             low, high = (_expanded(position, replaced[row]) for position in (first, last))
-            begins = end[row] > low if reaching else start[row] >= low
-            inside[row] |= begins & (start[row] < high) & (end[row] > start[row])
+            inside[row] |= (end[row] > low) & (start[row] < high) & (end[row] > start[row])
     return inside
 
 

@@ -15,7 +15,8 @@ from lifelong.errors import InputError
 from lifelong.models.encode import Batch, Conversation, Encoder
 from lifelong.models.load import VisionLanguageModel
 from lifelong.models.processors import load_processor
-from tests.conftest import IMAGE, chat, message, mixed
+from tests.conftest import IMAGE, Loader, chat, message, mixed
+from tests.tiny_models import LLAVA_TEMPLATE
 
 CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t")
 TEXT = st.text(CHARACTERS, min_size=1, max_size=30).map(str.strip)
@@ -200,6 +201,25 @@ def test_a_template_that_turns_the_conversation_round_is_refused(
     encoder = encoder_with(backwards, family, model_folders, vlm)
     with pytest.raises(InputError, match="does not render a conversation as its turns one after the other"):
         encoder.training([chat("what?", "this", "and?", "that")])
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_the_space_before_an_answer_may_be_the_prompts(
+    space: str, model_folders: dict[str, Path], load_tiny: Loader
+) -> None:
+    vlm = load_tiny("llava")
+    asking = LLAVA_TEMPLATE.replace("ASSISTANT:{% endif %}", f"ASSISTANT:{space}{{% endif %}}")
+    encoder = encoder_with(asking, "llava", model_folders, vlm)
+    conversation = chat(f"{IMAGE}what?", "blue", "and?", "red")
+    batch = encoder.training([conversation])
+    assert decoded(vlm, batch, batch.answer) == [answers_of("llava", conversation)]
+
+
+def test_a_processor_without_chat_template_is_refused(
+    family: str, model_folders: dict[str, Path], vlm: VisionLanguageModel
+) -> None:
+    with pytest.raises(InputError, match=r"no chat template.*put .* into chat_template\.jinja"):
+        encoder_with("", family, model_folders, vlm)
 
 
 def test_a_template_that_refuses_a_conversation_is_an_input_error(
