@@ -66,14 +66,15 @@ def tables(reference: str = "random") -> Iterator[str]:
     from lifelong.compare import Results, summarise
     from lifelong.compare.table import table
 
+    adapted = ("adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS)))
     for family in dict.fromkeys(part.family for part in PARTS.values()):
         whole, parts = Results(), Results()
         for cell, result in merged(family).items():
-            other_settings = " " in cell.recipe
-            if not other_settings:
-                whole.add(cell, result)
-            if other_settings or cell.recipe in ("adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS))):
+            recipe, _, other_settings = cell.recipe.partition(" ")
+            if recipe in adapted:
                 parts.add(cell, result)
+            if recipe not in adapted or not other_settings:
+                whole.add(cell, result)
         if not whole.found:
             continue
         yield f"{family}\n\n{table(summarise(whole, reference))}"
