@@ -58,7 +58,6 @@ def run(name: str, folder: Path, jobs: int, seeds: int | None, only: Sequence[st
     given = SETTINGS | {section: SETTINGS[section] | fields for section, fields in part.settings.items()}
     wanted = [recipe for recipe in part.recipes if not only or Path(recipe).stem in only]
     if not wanted:
-        print(f"{name}: none of these recipes is in it; it has {', '.join(Path(each).stem for each in part.recipes)}")
         return
     recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in wanted]
     plan = Plan(
@@ -210,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "base":
             build_base(given.name, given.folder)
         case "run":
+            known = {Path(recipe).stem for name in given.parts for recipe in PARTS[name].recipes}
+            if unknown := set(given.recipes) - known:
+                parser.error(f"no part has {', '.join(sorted(unknown))}; they have {', '.join(sorted(known))}")
             for name in given.parts:
                 run(name, given.folder.absolute(), given.jobs, given.seeds, given.recipes)
         case "ask":

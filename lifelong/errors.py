@@ -25,6 +25,10 @@ class InputError(LifelongError):
     exit_code = EXIT_INPUT
 
 
+class ModelError(InputError):
+    """The model is at fault: what one sample meets, all would."""
+
+
 class UsageError(LifelongError):
     """The command or the configuration asks for something that does not exist."""
 

@@ -136,7 +136,7 @@ def describe(phase: str, result: dict) -> str:
             skipped = f", {len(result['skipped'])} of them skipped" if result["skipped"] else ""
             split = f", {result['split']} batches halved to fit in memory" if result["split"] else ""
             weight = result.get("weight", 1)
-            mean = f", {weight:.0%} in the mean that is kept" if weight < 1 else ""
+            mean = f"; kept: {weight:.0%} of it, the rest as before" if weight < 1 else ""
             return f"{result['steps']} steps on {result['samples']} samples{loss}{skipped}{split}{mean}"
         case "evaluate":
             return _values(result["skills"])

@@ -61,10 +61,12 @@ def _signals(context: Context) -> int:
 
 
 def _adapters(context: Context) -> int:
-    """The adapter, those kept on the way, and two states of training: one is written before the other is let go."""
+    """The adapter, that which goes into its mean, those kept on the way, and two states of training: one is written
+    before the other is let go."""
     files = context.stores.ledger.files(context.timestep - 1)
     adapter = sum(file.committed.bytes for file in files if file.kind == ADAPTER)
     kept = context.config.measure.trajectory if context.method.measures.trajectory else 0
     # Weights, and the two moments that AdamW keeps of each.
     states = 2 * 3 if context.config.train.checkpoint_steps else 0
-    return adapter * (1 + kept + states)
+    mean = context.method.start.weight(context.timestep) < 1
+    return adapter * (1 + mean + kept + states)

@@ -388,9 +388,12 @@ class Run(Steering):
 
 def label_of(dataset: str | Path) -> str:
     """A name for a dataset that was given none: the file's, or its folder's where the file is only "train"."""
-    path = Path(str(dataset).replace(":", "-").rstrip("-"))
-    stem = path.name.split(".")[0].split("{")[0].rstrip("-_") or path.parent.name
-    return path.absolute().parent.name if stem in ("train", "data") else stem
+    path = Path(dataset)
+    file, *parts = path.name.split(":")  # a subset and a split, on the hub
+    stem = file.split(".")[0].split("{")[0].rstrip("-_") or path.parent.name
+    if stem in ("train", "data"):
+        return path.absolute().parent.name
+    return "-".join(filter(None, [stem, *parts]))
 
 
 def absolute(path: str | Path | None) -> str | None:

@@ -43,8 +43,9 @@ class Average(Start):
     """Training goes on from the adapter of the last timestep; the mean of it and the trained one is kept.
 
     The trained weights count `share`, those that they started from the rest (CoMA of Marouf et al., ECCV 2024,
-    arXiv 2312.08977, section 3.2); in the first 1/share timesteps 1/t, so that an untrained adapter has no part in it:
-    a plain mean at first, then one whose past fades. share 0: the plain mean of all timesteps.
+    arXiv 2312.08977). Ours: in the run's first 1/share timesteps they count 1/t, so that the untrained adapter has no
+    part in it: a plain mean at first, then one whose past fades. share 0: the plain mean of all timesteps. The two
+    factors of a LoRA layer are averaged each by itself: that is the mean of the weights up to the product of changes.
 
     Raises: PolicyError if share is not in [0, 1].
     """

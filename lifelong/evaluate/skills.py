@@ -88,10 +88,11 @@ def _generate(vlm: VisionLanguageModel, items: Sequence[Item], metric: Metric) -
 
 
 def _ends(vlm: VisionLanguageModel) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, which training teaches, and those the model came with."""
+    """Tokens that end an answer: the template's or the tokenizer's, which training teaches, and those the model came
+    with."""
     own = vlm.model.generation_config.eos_token_id
     own = [own] if isinstance(own, int) else own or []
-    return sorted({*own, vlm.encoder.tokenizer.eos_token_id} - {None})
+    return sorted({*own, vlm.encoder.tokenizer.eos_token_id, vlm.encoder.closing} - {None})
 
 
 def _choose(vlm: VisionLanguageModel, items: Sequence[Item], batch_size: int) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lifelong.formats.faults import DatasetError
 from lifelong.formats.jsontext import first_values
-from lifelong.formats.shapes import CONVERSATION_KEYS, OTHER_KEYS
+from lifelong.formats.shapes import CONVERSATION_KEYS, spelled_otherwise
 
 KINDS = {
     ".parquet": "parquet",
@@ -19,7 +19,7 @@ KINDS = {
     ".ndjson": "jsonl",
     ".json": "json",
 }
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]*){0,2}")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^:/{}]*){0,2}")
 _BRACES = re.compile(r"\{([^{}]+)\}")
 _MAX_SHARDS = 100_000
 _PEEK_BYTES = 1 << 16
@@ -137,13 +137,13 @@ def _is_row(line: bytes) -> bool:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return any(key in value for key in (*CONVERSATION_KEYS, *OTHER_KEYS))
+    return any(key in value for key in CONVERSATION_KEYS) or spelled_otherwise(value)
 
 
 def _list_format(file: Path) -> str:
     """LLaVA rows have an id and `image`; rows with other keys for turns or images, or without ids, are ShareGPT's."""
     rows = [row for row in first_values(file) if isinstance(row, dict)]
-    if any(key in row for row in rows for key in ("messages", "images", *OTHER_KEYS)):
+    if any("messages" in row or "images" in row or spelled_otherwise(row) for row in rows):
         return "sharegpt"
     if any("image" in row for row in rows) or (rows and all("id" in row for row in rows)):
         return "llava"

@@ -23,7 +23,9 @@ ROLES = {
 CONVERSATION_KEYS = ("conversations", "messages")
 OTHER_KEYS = ("texts", "prompt", "question")
 """The Cauldron and FineVision: {"user", "assistant"} a round; TRL: with a "completion"; VQA sets: with an "answer"."""
-_CHOICES = ("choices", "options")
+_UNREAD = re.compile(r"[A-F]|hint|context|passage|(choice|option)\w*")
+"""Keys of a row with a question that belong to what is asked, and that are not read."""
+_OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 Message = dict[str, Any]
 MAX_ID_CHARS = 4096
@@ -149,10 +151,10 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         )
     question, answer = fields.get("question"), fields.get("answer")
     if isinstance(question, str) and isinstance(answer, str):
-        listed = next((key for key in _CHOICES if fields.get(key)), None)
-        if listed is not None:
+        beside = next((key for key, value in fields.items() if value and _UNREAD.fullmatch(str(key))), None)
+        if beside is not None:
             raise RowError(
-                f'"{listed}" beside "question" are not read', "write them into the question, as asked"
+                f'"{beside}" beside "question" is not read', "write it into the question, as asked"
             )
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     fix = (
@@ -162,15 +164,28 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
     raise RowError('no "conversations" and no "messages"', fix)
 
 
+def spelled_otherwise(fields: Mapping[str, Any]) -> bool:
+    """Whether a row has its turns in one of OTHER_KEYS."""
+    usual = any(fields.get(key) is not None for key in CONVERSATION_KEYS)
+    return not usual and any(fields.get(key) is not None for key in OTHER_KEYS)
+
+
 def show_first(fields: Mapping[str, Any], messages: list[Message], images: int) -> None:
     """Put the images before the first question, where a row that spells its turns in OTHER_KEYS shows none itself.
 
     So do those that read these rows: TRL (data_utils.prepare_multimodal_messages), and the trainers of The Cauldron.
+
+    Raises: RowError if the row has no images, and a key that speaks of one.
     """
-    spelled = any(fields.get(key) is not None for key in CONVERSATION_KEYS)
-    if images and not spelled and not images_in(messages):
+    if not spelled_otherwise(fields):
+        return
+    if images and not images_in(messages):
         first = next(message for message in messages if message["role"] == "user")
-        first["content"] = [{"type": "image"}] * images + first["content"]
+        first["content"] = [*({"type": "image"} for _ in range(images)), *first["content"]]
+    if not images and "image" not in fields and "images" not in fields:
+        named = next((key for key, value in fields.items() if value and _OF_IMAGE.match(str(key))), None)
+        if named is not None:
+            raise RowError(f'"{named}" is not read', 'name the image under "image", or drop the key')
 
 
 def images_in(messages: list[Message]) -> int:

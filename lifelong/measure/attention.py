@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lifelong.errors import InputError
+from lifelong.errors import ModelError
 from lifelong.models.load import VisionLanguageModel
 
 See = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -74,7 +74,7 @@ def self_attention(vlm: VisionLanguageModel) -> dict[int, nn.Module]:
     """The self-attention of each decoder layer that has one (those of linear attention have none), first to last.
 
     Raises:
-        InputError: no layer has.
+        ModelError: no layer has.
     """
     found = {}
     for number, layer in enumerate(vlm.decoder_layers):
@@ -83,7 +83,7 @@ def self_attention(vlm: VisionLanguageModel) -> dict[int, nn.Module]:
                 found[number] = getattr(layer, name)
                 break
     if not found:
-        raise InputError(
+        raise ModelError(
             f"no self-attention was found in any {type(vlm.decoder_layers[0]).__name__}, so what the model looks at "
             "(the signals attended and alignment) cannot be read; take a recipe that does not need it"
         )

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from lifelong.errors import InputError
+from lifelong.errors import ModelError
 
 Take = Callable[[str, torch.Tensor], None]
 """Is given ("name.A" | "name.B", (b, size) float32 gradients of the b samples) of one module after the other."""
@@ -79,7 +79,7 @@ def _watched(name: str, module: Any, tape: Tape, take: Take) -> Callable[[torch.
         y = plus(module.base_layer(x), h, b, scale)
         if h.requires_grad:
             if h.ndim != 3:
-                raise InputError(
+                raise ModelError(
                     f"the adapted layer {name} sees the tokens of all samples in one row, as a mixture of experts "
                     "has it, so no sample's gradient can be told; leave it out with lora.targets"
                 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lifelong.errors import InputError
+from lifelong.errors import InputError, ModelError
 from lifelong.formats.faults import FaultError
 from lifelong.loader import CarriedLoader
 from lifelong.measure.passes import Arrays, Pass
@@ -113,6 +113,8 @@ def _measure_batch(
     try:
         conversations = [loader.conversation(row) for row in rows]
         arrays = _signals(conversations, passes, signals)
+    except ModelError:
+        raise
     except REFUSED as error:
         fault = f"the model's processor cannot take it: {error}"
     except (RuntimeError, MemoryError) as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lifelong.errors import InputError
+from lifelong.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -103,11 +103,12 @@ class Encoder:
         self.max_length = max_length
         image_token = self.tokenizer.convert_ids_to_tokens(image_token_id)
         # What stands for an image in the text may be another token (Gemma 3's <start_of_image>) than the image's own.
-        self._placeholder = getattr(processor, "image_token", None) or image_token
+        self._placeholder = str(getattr(processor, "image_token", None) or image_token)
         self._image_tokens = {self._placeholder, image_token}
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = [str(token) for token in added if token.special]
-        self._closing = tuple(filter(None, [*special, self.tokenizer.eos_token]))
+        # Of templates that can ask for a thought first, the prompt that asks for the answer.
+        asks = "enable_thinking" in str(processor.chat_template)
+        self._options: dict[str, Any] = {"enable_thinking": False} if asks else {}
+        self.closing = self._closing()
 
     def training(self, conversations: Sequence[Conversation]) -> Batch:
         """A right-padded batch of whole conversations with the spans of their answers.
@@ -136,25 +137,64 @@ class Encoder:
         features.pop("offset_mapping")
         return features
 
+    def _closing(self) -> int | None:
+        """The special token that the template puts behind an answer; None where it puts none (LLaVA-1.5's).
+
+        Raises: InputError if the template is not one for content parts.
+        """
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for role, text in (("user", "?"), ("assistant", "\x00"))
+        ]
+        try:
+            text = self._template(turns)
+        except InputError:  # it wants an image: each conversation is looked at by itself
+            return None
+        if "\x00" not in text:
+            raise InputError(
+                'the model\'s chat template does not write out content parts ({"type": "text", …}), as that of a '
+                "text-only model does not; put the one that the model was trained with into chat_template.jinja"
+            )
+        behind = text.rpartition("\x00")[2].strip()
+        ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
+        special = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return ids[0] if ids and ids[0] in special else None
+
     def _render(self, messages: Sequence[Message]) -> _Rendered:
         turns = list(messages)
         text = self._template(turns)
         answers, questions = [], []
         for position, message in enumerate(turns):
             if message["role"] == "assistant":
-                end = len(text.rstrip())
-                if position + 1 < len(turns):
-                    end = len(self._prefix(text, turns[: position + 1]).rstrip())
-                answers.append((len(self._prefix(text, turns[:position], prompt=True)), end))
+                answers.append(self._answer(text, turns, position))
             elif message["role"] == "user":
                 questions += self._words(text, turns, position)
         eos = self.tokenizer.eos_token
         stripped = text.rstrip()
-        if eos and turns[-1]["role"] == "assistant" and not stripped.endswith(self._closing):
+        open_ended = self.closing is None and not stripped.endswith(eos or "")
+        if eos and turns[-1]["role"] == "assistant" and open_ended:
             # Some templates (LLaVA-1.5's) never close the answer: without it the model learns no end.
             text = stripped + eos
             answers[-1] = (answers[-1][0], len(text))
         return _Rendered(text, answers, questions)
+
+    def _answer(self, text: str, turns: list[Message], position: int) -> tuple[int, int]:
+        """Where one turn's answer stands with what closes it: from the prompt's end to the end of the turn."""
+        try:
+            first = len(self._prefix(text, turns[:position], prompt=True))
+            if position + 1 == len(turns):
+                return first, len(text.rstrip())
+            return first, len(self._prefix(text, turns[: position + 1]).rstrip())
+        except InputError:
+            # Some templates (Qwen3.5's) give an empty thought to the last answer alone.
+            spans = self._words(text, turns, position)
+            said = [part["text"].strip() for part in turns[position]["content"]]
+            if position + 1 == len(turns) or [text[low:high].strip() for low, high in spans] != said:
+                raise
+            end = spans[-1][1]
+            closing = self.tokenizer.convert_ids_to_tokens(self.closing) if self.closing is not None else ""
+            behind = text[end:].lstrip()
+            return spans[0][0], len(text) - len(behind.removeprefix(closing))
 
     def _words(self, text: str, turns: list[Message], position: int) -> list[tuple[int, int]]:
         """Where the texts of one turn stand: what differs once a mark is put in their place."""
@@ -173,8 +213,10 @@ class Encoder:
         from jinja2 import TemplateError
 
         try:
-            return self.processor.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False)
-        except TemplateError as error:
+            return self.processor.apply_chat_template(
+                turns, add_generation_prompt=prompt, tokenize=False, **self._options
+            )
+        except (TemplateError, TypeError) as error:
             raise InputError(f"the model's chat template refuses the conversation: {error}") from error
 
     def _prefix(self, text: str, turns: list[Message], prompt: bool = False) -> str:
@@ -220,7 +262,7 @@ class Encoder:
         features = dict(BatchFeature(dict(raw), tensor_type="pt"))
         for text, record, offsets in zip(texts, replaced, features["offset_mapping"], strict=True):
             if int(offsets.max()) > _expanded(len(text), record):
-                raise InputError(
+                raise ModelError(
                     f"{type(self.processor).__name__} adds more to the text of the chat template than it tells of, "
                     "so the answers cannot be found in it"
                 )

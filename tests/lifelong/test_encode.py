@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -192,6 +193,42 @@ def encoder_with(template: str, family: str, folders: dict[str, Path], vlm: Visi
     processor: Any = load_processor(str(folders[family]))
     processor.chat_template = template
     return Encoder(processor, vlm.encoder.image_token_id, 2048)
+
+
+TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5_think", "qwen3_5_nothink", "qwen3_6"])
+def test_answers_are_found_in_what_the_released_template_makes(
+    name: str, model_folders: dict[str, Path], load_tiny: Loader
+) -> None:
+    vlm = load_tiny("qwen2_5_vl")
+    template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    encoder = encoder_with(template, "qwen2_5_vl", model_folders, vlm)
+    for conversation in (chat("what?", "blue"), chat("what?", "blue", "and?", "red", "why?", "so")):
+        batch = encoder.training([conversation])
+        said = "".join(f"{answer}<|im_end|>" for answer in words_of(conversation, "assistant"))
+        assert decoded(vlm, batch, batch.answer) == [said]
+    assert encoder.closing == vlm.encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_2", "gemma"])
+def test_the_template_of_a_text_only_model_is_refused(
+    name: str, model_folders: dict[str, Path], load_tiny: Loader
+) -> None:
+    template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="the model's chat template"):
+        encoder_with(template, "qwen2_5_vl", model_folders, load_tiny("qwen2_5_vl")).training(
+            [chat("a", "b")]
+        )
+
+
+def test_an_answer_ends_with_the_token_that_the_template_closes_it_with(
+    family: str, vlm: VisionLanguageModel
+) -> None:
+    closing = vlm.encoder.closing
+    ends = {"llava": None, "qwen2_5_vl": "<|im_end|>", "idefics3": "<end_of_utterance>"}
+    assert (closing and vlm.encoder.tokenizer.convert_ids_to_tokens(closing)) == ends[family]
 
 
 def test_a_template_that_turns_the_conversation_round_is_refused(

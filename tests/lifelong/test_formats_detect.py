@@ -103,6 +103,7 @@ def test_a_hub_that_cannot_be_asked_is_a_fault(monkeypatch: pytest.MonkeyPatch, 
         ([{"id": "a", "conversations": [], "images": []}], "sharegpt"),
         ([{"id": "a", "texts": [], "image": "a.png"}], "sharegpt"),
         ([{"id": "a", "prompt": "", "completion": ""}], "sharegpt"),
+        ([{"id": "a", "conversations": [], "question": "why?"}], "llava"),
         ([3, {"image": "a.png"}], "llava"),
         ([], "sharegpt"),
     ],
@@ -117,8 +118,9 @@ def test_lists_of_rows(rows: list, format: str, tmp_path: Path) -> None:
     [
         ("owner/two:a", ["a"], ""),
         ("owner/two:b:test", ["b", "test"], ""),
-        ("owner/two", [], "available configs: ['a', 'b']"),
-        ("owner/two:c", [], "Available: ['a', 'b']"),
+        ("owner/two:b(all,of+it):test", ["b", "test"], ""),
+        ("owner/two", [], "available configs: ['a', 'b', 'b(all,of+it)']"),
+        ("owner/two:c", [], "Available: ['a', 'b', 'b(all,of+it)']"),
         ("owner/two:a:test", [], "Available splits: ['train']"),
     ],
 )
@@ -148,10 +150,11 @@ def _publish(folder: Path) -> None:
     """A dataset as it lies on the hub: subset a has a train split, b a test split too."""
     import datasets
 
-    splits = {"a": {"train": ["a"]}, "b": {"train": ["b"], "test": ["b", "test"]}}
+    b = {"train": ["b"], "test": ["b", "test"]}
+    splits = {"a": {"train": ["a"]}, "b": b, "b(all,of+it)": b}
     lines = ["---", "configs:"]
     for subset, answers in splits.items():
-        lines += [f"- config_name: {subset}", "  data_files:"]
+        lines += [f"- config_name: '{subset}'", "  data_files:"]
         for split, said in answers.items():
             table = datasets.Dataset.from_dict({"question": ["what?"] * len(said), "answer": said})
             table.to_parquet(str(folder / subset / f"{split}.parquet"))

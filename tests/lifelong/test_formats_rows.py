@@ -166,8 +166,10 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"question": "hi", "answers": ["yes"]}, 'no "conversations"'),
         (
             {"question": "hi", "answer": "A", "options": ["yes", "no"]},
-            '"options" beside "question" are not read',
+            '"options" beside "question" is not read',
         ),
+        ({"question": "hi", "answer": "A", "A": "yes", "B": "no"}, '"A" beside "question" is not read'),
+        ({"question": "hi", "answer": "yes", "imageId": "n7"}, '"imageId" is not read'),
         ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
         ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lifelong.errors import ModelError
 from lifelong.loader import ConversationLoader
 from lifelong.measure.passes import AnswerPass, Arrays, BlindPass, ReadPass
 from lifelong.measure.pool import Measured, faults_in, measure
@@ -55,6 +56,19 @@ def stored(tmp_path: Path) -> Iterator[Any]:
 
     yield store
     db.close()
+
+
+def test_a_fault_of_the_model_ends_measuring_at_the_first_batch(stored: Any) -> None:
+    asked = []
+
+    def broken(conversations: Sequence[Conversation]) -> Arrays:
+        asked.append(len(conversations))
+        raise ModelError("no attention was found")
+
+    rows, loader = stored([chat("what?", word) for word in ("blue", "red", "green")])
+    with pytest.raises(ModelError, match="no attention was found"):
+        measure(rows, loader, [broken], 2, frozenset({"nll"}))
+    assert asked == [2]
 
 
 def everything(vlm: VisionLanguageModel) -> list[AnswerPass | BlindPass]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lifelong.errors import InputError
+from lifelong.run import label_of
 from lifelong.stream import located, read_stream
 from tests.streams import stream_path
 
@@ -50,10 +51,27 @@ def test_a_relative_stream_path_gives_absolute_datasets(
 
 def test_a_hub_name_stays_as_it_is(tmp_path: Path) -> None:
     assert located("HuggingFaceM4/VQAv2", tmp_path) == "HuggingFaceM4/VQAv2"
+    assert located("a/FineVision:sharegpt4v(coco):train", tmp_path) == "a/FineVision:sharegpt4v(coco):train"
+    assert located("a/LLaVA-1.5", tmp_path) == "a/LLaVA-1.5"
+    assert located("../data", tmp_path) == str(tmp_path / ".." / "data")
     (tmp_path / "local").mkdir()
     assert located("local/data", tmp_path) == str(tmp_path / "local" / "data")
     assert located("absent/data.json", tmp_path) == str(tmp_path / "absent" / "data.json")
     assert located("data", tmp_path) == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "label"),
+    [
+        ("ocr/train.json", "ocr"),
+        ("releases/ocr-{000..003}.tar", "ocr"),
+        ("a/the_cauldron:ai2d", "the_cauldron-ai2d"),
+        ("a/name.v2:b:test", "name-b-test"),
+        ("a/name::test", "name-test"),
+    ],
+)
+def test_a_dataset_without_a_name_is_called_after_its_file(dataset: str, label: str) -> None:
+    assert label_of(dataset) == label
 
 
 @pytest.mark.parametrize(
