@@ -6,8 +6,10 @@ A command is a function in one of the modules of this package, and a line in COM
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -89,10 +91,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     if launch.rank > 0:
         # The first process runs the command; this one does its share of the work.
-        sys.exit(serve())
+        _leave(serve())
     code = invoke(arguments)
     dismiss()
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End a process of a launch: threads of torch.distributed abort one in a few that Python takes down around them
+    ("terminate called without an active exception"), after all is done and on disk."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def invoke(arguments: list[str] | None = None) -> int:
