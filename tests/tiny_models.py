@@ -161,44 +161,28 @@ def _tokenizer(special: list[str], bos: str, eos: str, pad: str, **named: str) -
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
-def _text_config(vocabulary: int) -> dict:
+def _text_of(tokenizer: PreTrainedTokenizerFast, **fields: object) -> dict:
+    """The language model's configuration for a tokenizer."""
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return {
-        "vocab_size": vocabulary,
+        "vocab_size": len(tokenizer),
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
+        **tokens,
+        **fields,
     }
-
-
-def _text_of(tokenizer: PreTrainedTokenizerFast, **fields: object) -> dict:
-    """The language model's configuration for a tokenizer."""
-    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return {**_text_config(len(tokenizer)), **tokens, **fields}
 
 
 def llava(folder: Path) -> Path:
     """LLaVA-1.5: CLIP tower at 32 px, patch 8 (16 image tokens), Llama of 3 layers."""
     tokenizer = _tokenizer(["<s>", "</s>", "<pad>", "<image>"], "<s>", "</s>", "<pad>")
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    )
-    text = LlamaConfig(
-        **_text_config(len(tokenizer)),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=CLIPVisionConfig(**TOWER),
+        text_config=LlamaConfig(**_text_of(tokenizer)),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
     )
@@ -233,13 +217,7 @@ def qwen2_5_vl(folder: Path) -> Path:
     tokenizer = _tokenizer(QWEN_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in QWEN_TOKENS}
     config = Qwen2_5_VLConfig(
-        text_config={
-            **_text_config(len(tokenizer)),
-            "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
+        text_config=_text_of(tokenizer, rope_scaling={"type": "mrope", "mrope_section": [2, 3, 3]}),
         vision_config={
             "depth": 2,
             "hidden_size": 32,
@@ -275,21 +253,8 @@ def idefics3(folder: Path) -> Path:
     tokenizer = _tokenizer(special, "<|im_start|>", "<end_of_utterance>", "<|endoftext|>")
     config = Idefics3Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        text_config=AutoConfig.for_model(
-            "llama",
-            **_text_config(len(tokenizer)),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
+        vision_config=TOWER,
+        text_config=AutoConfig.for_model("llama", **_text_of(tokenizer)),
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -171,8 +171,8 @@ class Encoder:
                 questions += self._words(text, turns, position)
         eos = self.tokenizer.eos_token
         stripped = text.rstrip()
-        open_ended = self.closing is None and not stripped.endswith(eos or "")
-        if eos and turns[-1]["role"] == "assistant" and open_ended:
+        answered = turns[-1]["role"] == "assistant"
+        if eos and answered and self.closing is None and not stripped.endswith(eos):
             # Some templates (LLaVA-1.5's) never close the answer: without it the model learns no end.
             text = stripped + eos
             answers[-1] = (answers[-1][0], len(text))
@@ -186,10 +186,12 @@ class Encoder:
                 return first, len(text.rstrip())
             return first, len(self._prefix(text, turns[: position + 1]).rstrip())
         except InputError:
+            if position + 1 == len(turns):
+                raise
             # Some templates (Qwen3.5's) give an empty thought to the last answer alone.
             spans = self._words(text, turns, position)
             said = [part["text"].strip() for part in turns[position]["content"]]
-            if position + 1 == len(turns) or [text[low:high].strip() for low, high in spans] != said:
+            if [text[low:high].strip() for low, high in spans] != said:
                 raise
             end = spans[-1][1]
             closing = self.tokenizer.convert_ids_to_tokens(self.closing) if self.closing is not None else ""
