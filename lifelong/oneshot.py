@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lifelong.samples import Sample
 from policies.pruners import Pruned
 from stores.checkpoints import commit_checkpoint
 from stores.database import open_database
+from stores.scratch import ScratchFolder
 
 SELECTING = ("ingest", "measure", "cluster", "route", "select")
 
@@ -85,8 +85,8 @@ def scratch(
     feed = Feed(
         "dataset", str(Path(dataset)), "dataset", images=str(images) if images else None, format=format
     )
-    with tempfile.TemporaryDirectory(prefix="lifelong-select-") as folder, as_run_errors(Path(folder)):
-        root = Path(folder)
+    with ScratchFolder("lifelong-select-") as folder, as_run_errors(folder.path):
+        root = folder.path
         # The dataset outlives the scratch folder: its image files are read where they lie.
         pool = config.pool.model_copy(update={"media": "reference"})
         config = config.model_copy(update={"pool": pool})

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -26,10 +25,13 @@ from lifelong.errors import RunError, UsageError
 from stores.commit import HASH_CHARS, Committed, commit_file, commit_tree, content_hash
 from stores.errors import DamagedError, StoreError
 from stores.media import MediaRow, read_media
+from stores.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from lifelong.engines.work import Written
 
+FETCHED = 4
+"""Adapters and training states that a worker keeps at hand, the last it asked for: they would fill its disk."""
 AT_ONCE = 256 << 20
 """Bytes of images that are fetched together; more of them are fetched one by one, when they are read."""
 COMPUTES = ("lifelong", "torch", "transformers", "peft", "numpy")
@@ -45,6 +47,10 @@ class Exchange(Protocol):
 
     def offer(self, name: str) -> None:
         """Bring a file or folder of the run to where workers find it."""
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Remove what was offered and no worker will ask for again."""
         ...
 
     def offer_images(self, places: Mapping[str, MediaRow]) -> None: ...
@@ -77,6 +83,9 @@ class NoExchange:
         return RunFolder(self.root)
 
     def offer(self, name: str) -> None:
+        pass
+
+    def withdraw(self, name: str) -> None:
         pass
 
     def offer_images(self, places: Mapping[str, MediaRow]) -> None:
@@ -117,6 +126,10 @@ class UrlExchange:
         for file in inner:
             self._place.put(file, f"in/{file.relative_to(self._root).as_posix()}")
         self._offered.add(name)
+
+    def withdraw(self, name: str) -> None:
+        self._place.remove(f"in/{name}")
+        self._offered.discard(name)
 
     def offer_images(self, places: Mapping[str, MediaRow]) -> None:
         for row in places.values():
@@ -184,13 +197,17 @@ class UrlFiles:
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
+        self._fetched: list[Path] = []
 
     @property
     def root(self) -> Path:
-        return _own_folder() / "made"
+        return _own_folder().path / "made"
 
     def path(self, name: str) -> Path:
-        here = _own_folder() / "fetched" / name
+        here = _own_folder().path / "fetched" / name
+        self._fetched = [*(path for path in self._fetched if path != here), here]
+        while len(self._fetched) > FETCHED:
+            shutil.rmtree(self._fetched.pop(0), ignore_errors=True)
         if not here.exists():
             here.parent.mkdir(parents=True, exist_ok=True)
             coming = here.with_name(f".coming-{here.name}")
@@ -310,8 +327,9 @@ def _opened_by(process: int, url: str) -> tuple[Any, str]:
 
 
 @cache
-def _own_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lifelong-worker-"))
+def _own_folder() -> ScratchFolder:
+    """This process's."""
+    return ScratchFolder("lifelong-worker-")
 
 
 def _range(row: MediaRow) -> tuple[str, int, int]:

@@ -189,6 +189,8 @@ class _Listener:
                 done: Done = rest[0]
                 self._exchange.receive(done.adapter)
                 self._exchange.clear("", done.adapter)
+                if self._state:
+                    self._exchange.withdraw(self._state)
                 return done
             if what == "failed":
                 ray.get(mailbox.read.remote(None, 0.0))
@@ -216,8 +218,10 @@ class _Listener:
                 self._exchange.receive(rest[1])
                 self._desk.saved(*rest)
                 self._exchange.clear("", rest[1])
-                self._state = rest[1].path
+                last, self._state = self._state, rest[1].path
                 self._exchange.offer(self._state)
+                if last:
+                    self._exchange.withdraw(last)
                 if self._stopping:
                     raise KeyboardInterrupt
         return None

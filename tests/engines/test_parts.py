@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import ModelHolder
 from lifelong.engines import open_engine
-from lifelong.engines.exchange import UrlExchange, UrlFiles
+from lifelong.engines.exchange import FETCHED, UrlExchange, UrlFiles
 from lifelong.engines.launch import Launch, find_launch, forget_launch
 from lifelong.engines.work import Written
 from lifelong.errors import UsageError
@@ -84,6 +84,22 @@ def test_a_folder_goes_there_and_back(exchange: UrlExchange, tmp_path: Path) -> 
     files.deliver(back)
     exchange.receive(back)
     assert (root / back.path / "inner" / "a.json").read_text() == "{}"
+
+
+def test_a_worker_keeps_the_last_adapters_alone(exchange: UrlExchange, tmp_path: Path) -> None:
+    root, files = tmp_path / "run", exchange.files
+    names = [
+        commit_tree(
+            root, "checkpoints", f"{number:04}", lambda to, n=number: to.joinpath("a").write_text(str(n))
+        ).path
+        for number in range(FETCHED + 2)
+    ]
+    for name in names:
+        exchange.offer(name)
+        here = files.path(name).parent
+        assert files.path(names[0]).joinpath("a").read_text() == "0"  # asked for again and again
+    assert [name for name in names if not (here / Path(name).name).exists()] == names[1:3]
+    assert files.path(names[1]).joinpath("a").read_text() == "1"  # fetched again
 
 
 @pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")

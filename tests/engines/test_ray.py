@@ -130,6 +130,8 @@ def test_with_one_worker_the_same_bits_though_the_driver_is_killed(
     assert run.resume()
     assert len(taken) == 1
     assert os.listdir(claims) == []
+    # The exchange does not fill up with states of trainings that are done.
+    assert not list((tmp_path / "exchange").glob("in/checkpoints/*-training-*"))
     assert run.digest() == local.digest()
 
 
