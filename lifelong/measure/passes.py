@@ -1,4 +1,4 @@
-"""One forward + backward that gives every signal, and one forward without the images.
+"""One forward + backward that gives every signal, and forwards without the images or without the questions.
 
 A sample's signals do not depend on its batch mates: padding is masked in the model and left out here.
 """
@@ -262,6 +262,17 @@ class BlindPass:
         if seeing:
             blind[seeing] = answer_nll(self.vlm, [conversations[row].blinded() for row in seeing])
         return {"nll_blind": blind}
+
+
+@dataclass(frozen=True, slots=True)
+class AlonePass:
+    """One forward of the answers alone, which are short."""
+
+    vlm: VisionLanguageModel
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Arrays:
+        """nll_alone: (b,) float32."""
+        return {"nll_alone": answer_nll(self.vlm, [conversation.alone() for conversation in conversations])}
 
 
 def answer_nll(vlm: VisionLanguageModel, conversations: Sequence[Conversation]) -> np.ndarray:

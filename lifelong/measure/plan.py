@@ -20,6 +20,7 @@ BACKWARD = frozenset({"gradient", "gradient_norm"})
 HIDDEN = frozenset({"hidden"})
 ATTENTION = frozenset({"attended", "alignment"})
 BLIND = frozenset({"nll_blind"})
+ALONE = frozenset({"nll_alone"})
 OF_IMAGES = ATTENTION | BLIND
 """Signals that a sample without an image does not have: NaN."""
 TRAJECTORY = frozenset({"trajectory"})
@@ -38,6 +39,7 @@ SIGNALS = (
     | HIDDEN
     | ATTENTION
     | BLIND
+    | ALONE
     | TRAJECTORY
     | VALIDATION
     | frozenset().union(*FROZEN.values())
@@ -80,7 +82,7 @@ class MeasurePlan:
     @property
     def from_model(self) -> frozenset[str]:
         """The signals among them that the passes over the current model give."""
-        return self.signals & (FORWARD | BACKWARD | HIDDEN | ATTENTION | BLIND)
+        return self.signals & (FORWARD | BACKWARD | HIDDEN | ATTENTION | BLIND | ALONE)
 
     @property
     def trajectory(self) -> bool:
@@ -95,6 +97,8 @@ class MeasurePlan:
             passes.append("forward")
         if self.signals & BLIND:
             passes.append("forward without images")
+        if self.signals & ALONE:
+            passes.append("forward of the answers alone")
         if self.trajectory:
             passes.append("forward at each checkpoint of the last training")
         if self.signals & VALIDATION:
@@ -138,7 +142,7 @@ def passes_of(measure_plan: MeasurePlan, vlm: VisionLanguageModel, run_seed: int
 
     The projection depends on the run's seed alone, so vectors of different timesteps can be compared.
     """
-    from lifelong.measure.passes import AnswerPass, BlindPass, ReadPass
+    from lifelong.measure.passes import AlonePass, AnswerPass, BlindPass, ReadPass
     from lifelong.measure.projectors import PROJECTORS, NormsOnly
 
     wanted = measure_plan.from_model
@@ -160,6 +164,8 @@ def passes_of(measure_plan: MeasurePlan, vlm: VisionLanguageModel, run_seed: int
         )
     if wanted & BLIND:
         passes.append(BlindPass(vlm))
+    if wanted & ALONE:
+        passes.append(AlonePass(vlm))
     return passes
 
 

@@ -42,6 +42,15 @@ class Conversation:
         ]
         return Conversation(messages)
 
+    def alone(self) -> Conversation:
+        """The answers alone: every other message is empty, and there are no images."""
+        empty = [{"type": "text", "text": ""}]
+        messages = [
+            message if message["role"] == "assistant" else {**message, "content": empty}
+            for message in self.messages
+        ]
+        return Conversation(messages)
+
     def prompt(self) -> Conversation:
         """All but the last answer."""
         return Conversation(self.messages[:-1], self.images)

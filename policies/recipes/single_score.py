@@ -44,3 +44,9 @@ GROUNDING = Recipe.parse(
     paper="arXiv 2410.10636",
     summary="The samples whose image helps most",
 )
+IFD = Recipe.parse(
+    "ifd",
+    "router always[ifd] · sample top",
+    paper="arXiv 2308.12032",
+    summary="The samples whose question helps least, and still helps, to their answer",
+)

@@ -18,8 +18,8 @@ class Scorer(ABC):
 
     Signals, one (n,) array each: `nll` mean negative log-likelihood of the answer tokens (nats); `nll_before` the
     same at the last timestep (NaN for what has arrived since); `nll_blind` the same with the images removed (NaN
-    for text-only samples); `el2n` and `entropy` (nats), means over the answer tokens; `gradient_norm`, L2 norm of
-    the sample's gradient; `answer_tokens`, their count; `ordinal`.
+    for text-only samples); `nll_alone` the same of the answer alone; `el2n` and `entropy` (nats), means over the
+    answer tokens; `gradient_norm`, L2 norm of the sample's gradient; `answer_tokens`, their count; `ordinal`.
     """
 
     __slots__ = ()

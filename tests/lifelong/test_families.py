@@ -11,7 +11,7 @@ import torch
 
 from lifelong.config import LoraConfig, ModelConfig
 from lifelong.errors import InputError
-from lifelong.measure.passes import AnswerPass, answer_nll
+from lifelong.measure.passes import AlonePass, AnswerPass, answer_nll
 from lifelong.measure.projectors import CountSketch
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel, load
@@ -101,6 +101,14 @@ def test_the_answers_are_as_likely_as_the_model_says_of_its_processors_tokens(
         log_p = torch.log_softmax(vlm.model(**inputs).logits[0].double(), -1)
         expected = -log_p[place - 1, ids[place]].mean()
         assert_close(found[row], expected, 1e-4)
+
+
+def test_answers_alone_are_found_whatever_the_template(vlm: VisionLanguageModel) -> None:
+    for conversation in conversations():
+        whole, alone = (vlm.encoder.training([each]) for each in (conversation, conversation.alone()))
+        answers = [batch.inputs["input_ids"][batch.answer].tolist() for batch in (whole, alone)]
+        assert answers[0] == answers[1]
+    assert np.isfinite(AlonePass(vlm)(conversations())["nll_alone"]).all()
 
 
 def test_the_gradients_are_those_of_autograd(vlm: VisionLanguageModel) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from lifelong.measure.passes import AnswerPass, Arrays, BlindPass, Pass, ReadPass, answer_nll
+from lifelong.measure.passes import AlonePass, AnswerPass, Arrays, BlindPass, Pass, ReadPass, answer_nll
 from lifelong.measure.projectors import CountSketch, NormsOnly
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
@@ -52,7 +52,8 @@ def one_by_one(measure: Pass, conversations: list[Conversation]) -> Arrays:
 def test_no_signal_depends_on_the_batch(vlm: VisionLanguageModel) -> None:
     conversations = [*mixed()[:15], chat(f"{IMAGE}{'and then? ' * 60}", "a long one " * 20)]
     order = np.random.default_rng(0).permutation(16)
-    for measure in (AnswerPass(vlm, (0, 1, 2), CountSketch(256, 0), hidden=1), BlindPass(vlm)):
+    passes = (AnswerPass(vlm, (0, 1, 2), CountSketch(256, 0), hidden=1), BlindPass(vlm), AlonePass(vlm))
+    for measure in passes:
         alone = one_by_one(measure, conversations)
         together = measure(conversations)
         shuffled = measure([conversations[i] for i in order])
@@ -163,6 +164,24 @@ def test_blind_pass_is_the_text_alone(vlm: VisionLanguageModel) -> None:
     batches = [vlm.encoder.training([text]) for text in texts]
     losses = [vlm.model(**batch.inputs, labels=batch.labels()).loss for batch in batches]
     assert_close(blind[[0, 2]], torch.stack(losses), 1e-5)
+
+
+@torch.no_grad()
+def test_alone_pass_is_the_answers_alone(vlm: VisionLanguageModel) -> None:
+    conversations = [chat(f"{IMAGE}what color?", "red"), chat(f"first {IMAGE}?", "both", "sure?", "yes")]
+    alone = AlonePass(vlm)(conversations)["nll_alone"]
+    texts = [chat("?", "red"), chat("?", "both", "?", "yes")]
+    for text in texts:
+        for question in text.messages[::2]:
+            question["content"] = [{"type": "text", "text": ""}]
+    batches = [vlm.encoder.training([text]) for text in texts]
+    losses = [vlm.model(**batch.inputs, labels=batch.labels()).loss for batch in batches]
+    assert_close(alone, torch.stack(losses), 1e-5)
+    # Whatever was asked, the answer alone is as likely.
+    assert_close(AlonePass(vlm)([chat("which one?", "red")])["nll_alone"], alone[:1], 1e-5)
+    assert [int(batch.answer.sum()) for batch in batches] == [
+        int(vlm.encoder.training([each]).answer.sum()) for each in conversations
+    ]
 
 
 def test_blind_pass_of_texts_only(vlm: VisionLanguageModel) -> None:

@@ -37,6 +37,7 @@ def test_the_union_of_what_scorers_and_vectors_need() -> None:
         (["grand"], NoVectors(), ("forward + backward",)),
         (["random"], Gradient(), ("forward + backward",)),
         (["grounding"], Hidden(), ("forward", "forward without images")),
+        (["ifd"], NoVectors(), ("forward", "forward of the answers alone")),
     ],
 )
 def test_the_cheapest_passes(scorers: list[str], vectors: NoVectors, passes: tuple[str, ...]) -> None:
@@ -44,7 +45,7 @@ def test_the_cheapest_passes(scorers: list[str], vectors: NoVectors, passes: tup
 
 
 @pytest.mark.parametrize(
-    "name", ["el2n", "entropy", "grand", "grounding", "perplexity", "random", "uniqueness"]
+    "name", ["el2n", "entropy", "grand", "grounding", "ifd", "perplexity", "random", "uniqueness"]
 )
 def test_every_expert_that_reads_the_model_can_be_measured(vlm: VisionLanguageModel, name: str) -> None:
     needed = set(scorer(name).needs)

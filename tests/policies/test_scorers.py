@@ -11,6 +11,7 @@ from policies.scorers.el2n import EL2N, el2n
 from policies.scorers.entropy import Entropy
 from policies.scorers.gradient_norm import GraNd
 from policies.scorers.grounding import Grounding
+from policies.scorers.ifd import IFD
 from policies.scorers.perplexity import Perplexity
 from policies.scorers.progress import Progress
 from policies.scorers.random import Random
@@ -71,6 +72,17 @@ def test_grounding_is_the_ratio_of_perplexities_and_missing_without_an_image(
     np.testing.assert_allclose(scores[:2], np.exp(blind[:2]) / np.exp(nll[:2]), rtol=1e-6)
     assert np.isnan(scores[2])
     assert np.isfinite(scores[3])
+
+
+def test_ifd_is_the_ratio_of_losses_and_missing_where_the_question_misleads(rng: np.random.Generator) -> None:
+    signals = {
+        "nll": np.array([1.0, 2.0, 0.0, 3.0, 0.0], np.float32),
+        "nll_alone": np.array([2.0, 2.0, 1.0, 2.0, 0.0], np.float32),
+    }
+    np.testing.assert_array_equal(IFD().score(signals, rng), [0.5, 1.0, 0.0, np.nan, np.nan])
+    np.testing.assert_array_equal(IFD(limit=0).score(signals, rng), [0.5, 1.0, 0.0, 1.5, np.nan])
+    with pytest.raises(PolicyError, match="must be 0"):
+        IFD(limit=-1)
 
 
 def test_random_scores_repeat_with_the_seed_and_need_no_pass() -> None:
