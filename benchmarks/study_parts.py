@@ -112,7 +112,7 @@ PARTS = {
     "average-five": Part(("random", "random-average.yaml", "balanced-pool.yaml", "balanced-average.yaml"), seeds=5),
     "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
     "third-rate": Part(("random",), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"),
-    "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml")),
+    "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml", "trimmed-ifd.yaml", "ifd")),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED, *ELSEWHERE), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
@@ -133,7 +133,8 @@ PARTS = {
     # Nothing pruned; what each recipe took of what repeats and of what is wrong: `counts`.
     "spoiled": Part(
         (
-            "random", "trimmed-pool", "balanced-pool.yaml", "trimmed.yaml", "adapt-inf", "mmssr",
+            "random", "trimmed-pool", "balanced-pool.yaml", "trimmed.yaml", "adapt-inf", "mmssr", "trimmed-ifd.yaml",
+            "ifd",
         ),
         settings=SPOILED,
         file="spoiled",

@@ -11,7 +11,9 @@ from lifelong.config import RunConfig, parse_config
 from lifelong.context import Stores
 from lifelong.curves import FORMULAS, Curves, percent
 from lifelong.environment import versions
+from lifelong.method import called
 from lifelong.upkeep import config_of
+from policies.grammar import SLOTS
 
 What = Literal["model", "data"]
 CARD = "README.md"
@@ -206,8 +208,10 @@ def _recipe(recipe: str | dict[str, str]) -> str:
     """Its name, and the words that were changed in it."""
     if isinstance(recipe, str):
         return recipe
-    changed = ", ".join(f"{slot} {word}" for slot, word in sorted(recipe.items()) if slot != "recipe")
-    return f"{recipe.get('recipe', 'of its own')} ({changed})"
+    name, base = called(recipe), recipe.get("recipe")
+    words = [f"{slot} {recipe[slot]}" for slot in SLOTS if slot in recipe]
+    changed = [f"from {base}", *words] if base not in (None, name) else words
+    return f"{name} ({', '.join(changed)})" if changed else name
 
 
 def _cell(text: str) -> str:

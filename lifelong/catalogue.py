@@ -6,6 +6,7 @@ from typing import Any
 
 from lifelong.config import RunConfig
 from lifelong.method import method
+from lifelong.recipes import read_recipe
 from policies import registry
 
 
@@ -31,8 +32,8 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
 
 
 def describe_recipe(name: str, config: RunConfig) -> dict[str, Any]:
-    """A recipe's sentence, which of its experts run under a configuration, and what they measure."""
-    built = method(name, config)
+    """The sentence of a recipe or recipe file, which of its experts run under a configuration, what they measure."""
+    built = method(read_recipe(name), config)
     return {
         "name": built.recipe.name,
         "summary": built.recipe.summary,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifelong.config import RunConfig, parse_config, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
+from lifelong.method import called
 from lifelong.progress import Progress, Silent
 from lifelong.space import bytes_on_disk, bytes_per_sample
 from lifelong.steer.guard import pending
@@ -256,11 +257,10 @@ class Handle:
     def _headline(self) -> str:
         status = self.status()
         stands = f"stopped before phase {status['phase']}" if status["phase"] else "finished"
-        recipe = self.config.recipe
         pool = ", ".join(f"{count} {name}" for name, count in status["pool"].items())
         return (
             f"lifelong run {self.root}\n"
-            f"recipe {recipe if isinstance(recipe, str) else recipe.get('recipe', 'of its own')}, "
+            f"recipe {called(self.config.recipe)}, "
             f"model {self.config.model.path}\n"
             f"timestep {status['timestep']}, {stands}; {status['bytes'] / 1e6:.1f} MB\n"
             f"pool: {pool}"

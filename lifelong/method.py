@@ -130,15 +130,26 @@ def _lacking(signals: frozenset[str], config: RunConfig | None) -> str:
 def resolve(recipe: str | dict[str, str] | Recipe) -> Recipe:
     """The recipe of a name, or of a base recipe with some words changed: {recipe: adapt-inf, sample: top}.
 
-    A `name` among the words is that of the recipe itself.
+    A `name`, a `paper` and a `summary` among the words are those of the recipe itself; without a summary of its own, a
+    changed recipe's says what is changed.
     """
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str):
         return registry.recipe(recipe)
     words = dict(recipe)
-    base, name = words.pop("recipe", None), words.pop("name", None)
+    base = words.pop("recipe", None)
+    told = {key: words.pop(key) for key in ("name", "paper", "summary") if key in words}
     if base is None:
-        return Recipe.from_dict(name or "custom", words)
-    based = registry.recipe(base).replace(**words)
-    return replace(based, name=name) if name else based
+        return replace(Recipe("custom").replace(**words), **told)
+    if words:
+        changed = ", ".join(f"{slot} {word}" for slot, word in words.items())
+        told = {"summary": f"{base} with {changed}"} | told
+    return replace(registry.recipe(base).replace(**words), **told)
+
+
+def called(recipe: str | Mapping[str, str]) -> str:
+    """What a configuration's recipe is called, whether or not its words are installed."""
+    if isinstance(recipe, str):
+        return recipe
+    return recipe.get("name") or recipe.get("recipe") or "of its own"

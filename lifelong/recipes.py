@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def read_recipe(text: str) -> str | dict[str, str]:
     """What `--recipe` names: a recipe's name as it is, or the words of a recipe file, checked one by one.
 
     A file holds `recipe: NAME` of the recipe that it starts from, or none, and a word for each slot that it changes;
-    or all of them as `sentence:`.
+    or all of them as `sentence:`; and its own `name:`, `paper:` and `summary:`.
 
     Raises:
         UsageError: the file cannot be read, or a slot or a word is unknown; names the file and the nearest known one.
@@ -49,8 +50,8 @@ def show_recipe(text: str) -> str:
     except PolicyError as error:
         raise UsageError(str(error)) from error
     built = method(recipe)
-    lines = [f"# {recipe.summary}" if recipe.summary else "", f"# {recipe.paper}" if recipe.paper else ""]
-    lines += [f"# {recipe.sentence()}", f"name: {recipe.name}"]
+    lines = [f"# {recipe.sentence()}", f"name: {recipe.name}"]
+    lines += [_line(note, text) for note in NOTES if (text := getattr(recipe, note))]
     width = max(map(len, SLOTS)) + 1
     for slot, word in words.items():
         others = [name for name in registry.names(slot) if name != word.name]
@@ -62,6 +63,13 @@ def show_recipe(text: str) -> str:
         lines += [f"#   experts.{name}: {options}"] if options else []
     lines.append(f"# passes over the pool in each timestep: {' + '.join(built.measures.passes) or 'none'}")
     return "\n".join(line for line in lines if line.strip())
+
+
+def _line(key: str, text: str) -> str:
+    import yaml
+
+    line: str = yaml.safe_dump({key: text}, allow_unicode=True, width=math.inf)
+    return line.rstrip("\n")
 
 
 def _values(path: Path) -> dict[str, Any]:
@@ -96,7 +104,8 @@ def _words(path: Path, values: dict[str, str]) -> dict[str, str]:
     if BASE in values:
         registry.recipe(values[BASE])
         words[BASE] = values[BASE]
-    return {NAME: values.get(NAME, path.stem), **words}
+    notes = {note: values[note] for note in NOTES if note in values}
+    return {NAME: values.get(NAME, path.stem), **notes, **words}
 
 
 def _in_full(slot: str, word: Word) -> Word:

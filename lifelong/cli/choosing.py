@@ -101,7 +101,9 @@ def export(
 
 
 def methods(
-    recipe: Annotated[str | None, typer.Option(help="Show one recipe, its words and its passes.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Show one recipe or recipe file, its words and its passes.")
+    ] = None,
     settings: Sets = None,
     as_json: AsJson = False,
 ) -> None:

@@ -35,6 +35,25 @@ def test_what_is_shown_is_read_and_is_the_same_method(name: str, tmp_path: Path,
     assert again.partition("\nname:")[2] == shown.partition("\nname:")[2]
 
 
+def test_a_changed_recipe_says_what_is_changed_unless_it_has_words_of_its_own(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: adapt-inf\nsample: top\nstart: base\n")
+    recipe = resolve(read_recipe(str(path)))
+    assert recipe.summary == "adapt-inf with sample top, start base"
+    assert resolve({"recipe": "adapt-inf"}).summary == registry.recipe("adapt-inf").summary
+    path.write_text("recipe: adapt-inf\nsample: top\nsummary: 'Mine: all of it'\npaper: arXiv 0\n")
+    recipe = resolve(read_recipe(str(path)))
+    assert (recipe.name, recipe.summary, recipe.paper) == ("mine", "Mine: all of it", "arXiv 0")
+    assert invoke(["recipe", "show", str(path)]) == 0
+    path.write_text(capsys.readouterr().out)
+    again = resolve(read_recipe(str(path)))
+    assert (again.name, again.summary, again.paper) == ("mine", "Mine: all of it", "arXiv 0")
+    assert invoke(["methods", "--recipe", str(path)]) == 0
+    assert "summary: Mine: all of it\n" in capsys.readouterr().out
+
+
 def test_a_run_takes_a_recipe_file_whole(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("recipe: adapt-inf\nsample: top\nclusters: kmeans[k=3]\n")
