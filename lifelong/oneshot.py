@@ -33,12 +33,13 @@ SELECTING = ("ingest", "measure", "cluster", "route", "select")
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What `select` wrote: rows of the input, rows written, and where."""
+    """What `select` wrote: rows of the input, rows written, where, and in which format."""
 
     accepted: int
     selected: int
     out: Path
     decisions: Path
+    format: str
 
 
 def select(
@@ -133,7 +134,7 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files[0])
     beside = out.with_name(out.name + ".decisions.parquet")
     pq.write_table(table, beside)
-    return Selected(count, written, out, beside)
+    return Selected(count, written, out, beside, source.format)
 
 
 def _chosen_rows(source: Dataset, chosen: set[tuple[str, int | None]]) -> Iterator[tuple[Any, Sample]]:

@@ -83,6 +83,7 @@ def select(
     with progress_for(quiet) as progress:
         done = select_rows(dataset, out, config, images=images, format=format, progress=progress)
     say(f"wrote {done.selected} of {done.accepted} rows to {done.out}, decisions to {done.decisions}")
+    _tell_if_misnamed(done.out, done.format)
 
 
 def export(
@@ -98,6 +99,14 @@ def export(
     opened = open_run(run)
     count = opened.export(out, format, timestep, card=card)
     say(f"wrote {count} samples to {out}")
+    _tell_if_misnamed(out, format)
+
+
+def _tell_if_misnamed(out: Path, format: str) -> None:
+    from lifelong.formats.writers import misnamed
+
+    if right := misnamed(out, format):
+        say(f"note: {out.name} is a file of format {format}, which its name does not say; call it {right}")
 
 
 def methods(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.formats import jsonl, llava, parquet, sharegpt, trl
+from lifelong.formats.detect import KINDS
 from lifelong.formats.faults import DatasetError
 from lifelong.formats.shardwriter import members, write_shards
 from lifelong.formats.staging import staged_folder, write_file
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 BATCH_ROWS = 256
 _JSON_EXPORTS = {"llava": llava, "sharegpt": sharegpt, "jsonl": jsonl}
 _PARQUET_EXPORTS = {"parquet": parquet, "trl": trl}
+_KIND_OF = {
+    "llava": "json",
+    "sharegpt": "json",
+    "trl": "parquet",
+    "parquet": "parquet",
+    "webdataset": "webdataset",
+}
 SAMPLE_FORMATS = (*_JSON_EXPORTS, *_PARQUET_EXPORTS, "webdataset")
 
 
@@ -51,6 +59,16 @@ def write_rows(
     else:
         raise _unknown(format, "llava, sharegpt, jsonl, parquet, webdataset, huggingface")
     return raw.count
+
+
+def misnamed(out: Path, format: str) -> str:
+    """What a file of a format would be called where its name tells of another; "" where it does not."""
+    says = KINDS.get(out.suffix)
+    fits = {"json", "jsonl"} if format == "jsonl" else {_KIND_OF.get(format, "")}
+    if says is None or says in fits:
+        return ""
+    suffix = next((suffix for suffix, kind in KINDS.items() if kind in fits), "")
+    return out.with_suffix(suffix).name
 
 
 def write_samples(samples: Iterable[Sample], out: Path, format: str, media_dir: Path | None = None) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from lifelong.formats import Dataset, DatasetError, open_dataset, write_rows, write_samples
 from lifelong.formats.shardwriter import write_shards
-from lifelong.formats.writers import SAMPLE_FORMATS
+from lifelong.formats.writers import SAMPLE_FORMATS, misnamed
 from lifelong.samples import Row, Sample
 from tests.streams import stream_path
 
@@ -52,6 +52,25 @@ def test_a_selection_keeps_format_order_and_records(format: str, tmp_path: Path)
     if format == "parquet":
         schema = pyarrow.parquet.read_schema(dataset.files[0])
         assert pyarrow.parquet.read_schema(out).equals(schema, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "right"),
+    [
+        ("a.json", "llava", ""),
+        ("a.jsonl", "llava", "a.json"),
+        ("a.ndjson", "jsonl", ""),
+        ("a.json", "jsonl", ""),
+        ("a.parquet", "jsonl", "a.jsonl"),
+        ("a.b.json", "trl", "a.b.parquet"),
+        ("a.json", "webdataset", "a.tar"),
+        ("a.tar", "huggingface", "a"),
+        ("folder", "huggingface", ""),
+        ("a.txt", "parquet", ""),
+    ],
+)
+def test_a_name_that_tells_of_another_format_is_noticed(name: str, format: str, right: str) -> None:
+    assert misnamed(Path(name), format) == right
 
 
 def test_a_selection_of_a_saved_dataset_is_a_saved_dataset(tmp_path: Path) -> None:

@@ -180,3 +180,10 @@ def test_rows_that_are_refused_are_not_counted(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "out.json").read_text())) == 9
     table = pq.read_table(tmp_path / "out.json.decisions.parquet")
     assert table["row"].to_pylist() == [row for row in range(20) if row not in (3, 8)]
+
+
+def test_a_name_of_another_format_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    select(entry("nlvr")["train"], tmp_path / "picked.jsonl")
+    assert "picked.jsonl is a file of format parquet" in capsys.readouterr().err
+    select(entry("nlvr")["train"], tmp_path / "picked.parquet")
+    assert "note" not in capsys.readouterr().err
