@@ -111,7 +111,13 @@ PARTS = {
     # Cheap recipes with seeds enough to tell a point.
     "average-five": Part(("random", "random-average.yaml", "balanced-pool.yaml", "balanced-average.yaml"), seeds=5),
     "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
-    "third-rate": Part(("random",), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"),
+    # With smaller steps: whether a mean of adapters then costs what it forgives.
+    "third-rate": Part(
+        ("random", "random-average.yaml"), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"
+    ),
+    "tenth-rate": Part(
+        ("random", "random-average.yaml"), settings={"train": {"learning_rate": 1e-4}}, file="tenth-rate"
+    ),
     "trimmed": Part(("random", "trimmed-pool", "trimmed.yaml", "trimmed-ifd.yaml", "ifd")),
     "main": Part((*BASELINES, *PUBLISHED, *OURS)),
     "orders": Part((*BASELINES, *PUBLISHED, *ELSEWHERE), orders=2),
