@@ -6,7 +6,7 @@
     python benchmarks/study.py ask --folder DIR --jobs 2
     python benchmarks/study.py counts --folder DIR
     python benchmarks/study.py errors --folder DIR
-    python benchmarks/study.py tables [--reference random]
+    python benchmarks/study.py tables [--reference random] [--order 0]
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
 by a rule, and makes a base model that has learned a little from some of the rows that are left. `spoil` makes of that
@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         each.add_argument("--folder", type=Path, required=True)
     told = commands.add_parser("tables")
     told.add_argument("--reference", default="random", help="the recipe that others are compared with")
+    told.add_argument("--order", type=int, default=0, help="of the stream; 0: its own")
     given = parser.parse_args(arguments)
     match given.command:
         case "prepare":
@@ -221,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "errors":
             errors(given.folder)
         case _:
-            print("\n\n".join(tables(given.reference)))
+            print("\n\n".join(tables(given.reference, given.order)))
 
 
 if __name__ == "__main__":

@@ -33,14 +33,17 @@ def write_lines(path: Path, found: Mapping[str, Any]) -> None:
     path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
 
 
-def merged(family: str) -> Results:
-    """All that is on file of a family, with the answers to all questions; other settings are named after their file."""
+def merged(family: str, order: int) -> Results:
+    """All that is on file of a family over one order of its stream, with the answers to all questions; other settings
+    are named after their file."""
     from lifelong.compare import Results, read_results
 
     found, asked = Results(), read_lines(RESULTS / ASKED)
     for part in {part.file: part for part in PARTS.values() if part.family == family}.values():
         path = RESULTS / f"{part.file}.json"
         for cell, result in read_results(path).items() if path.is_file() else ():
+            if cell.order != order:
+                continue
             plain = part.file == family or cell.recipe == "multitask"
             name = cell.recipe if plain else f"{cell.recipe} {part.file}"
             scores = asked.get(f"{part.file}/{cell.name}")
@@ -61,15 +64,16 @@ def widened(result: Result, scores: Mapping[str, Sequence[float]]) -> Result:
     return replace(result, scores=kept, curves=replace(result.curves, R=matrix, n=n))
 
 
-def tables(reference: str = "random") -> Iterator[str]:
-    """What recipes gain over a reference, family by family; and what adapt-inf gains or loses by one word."""
+def tables(reference: str = "random", order: int = 0) -> Iterator[str]:
+    """What recipes gain over a reference over an order of the stream, family by family; and what adapt-inf gains or
+    loses by one word."""
     from lifelong.compare import Results, summarise
     from lifelong.compare.table import table
 
     adapted = ("adapt-inf", *(Path(name).stem for name in (*ABLATIONS, *PRUNERS)))
     for family in dict.fromkeys(part.family for part in PARTS.values()):
         whole, parts = Results(), Results()
-        for cell, result in merged(family).items():
+        for cell, result in merged(family, order).items():
             recipe, _, other_settings = cell.recipe.partition(" ")
             if recipe in adapted:
                 parts.add(cell, result)
