@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +18,16 @@ def stream_path(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}; set LIFELONG_STREAMS to the folder that holds {name}/")
     return folder
+
+
+OTHERWISE = {31: "accepted"}
+"""Row 31 has the id of an earlier row: all rows of an image share one in LLaVA-Instruct, so that it is no fault."""
+
+
+def outcomes_of_hostile() -> dict[str, Any]:
+    """What is expected of each row and file; where it names another outcome that is as good and ours, that one."""
+    found: dict[str, Any] = json.loads((stream_path("hostile") / "expected.json").read_text())
+    for number, outcome in OTHERWISE.items():
+        assert found[str(number)]["also_defensible"].startswith(outcome)
+        found[str(number)]["outcome"] = outcome
+    return found

@@ -7,8 +7,8 @@ lines that say the same thing differently the later one holds:
     {"source_id": "coco-17", "ratings": {"attribute": 3}}
 
 sample_id: 32 hex characters, as in the decisions; or source_id: the sample's own id in its dataset, which
-should be used for one dataset only, since the ids of two datasets may coincide. ratings: {capability: 0 to 5,
-integer or not}; styles: [style…], [] for none; both by id or by name (`policies.scorers.mmssr`). What is not
+should be used for one dataset only, whose rows share no id: all that have it get its rating. ratings: {capability:
+0 to 5, integer or not}; styles: [style…], [] for none; both by id or by name (`policies.scorers.mmssr`). What is not
 said stays unrated. The judge writes two more kinds of line, which rate nothing: {"judge": …} on the first line,
 and {"sample_id": …, "refused": {question: reply}} for a reply that is no answer.
 """

@@ -200,7 +200,7 @@ def test_duplicates_and_repeated_ids(folder: Path) -> None:
     bad = {"id": "y", "messages": turns("hi", "")}
     mended = {"id": "y", "messages": turns("hey")}
     rows = read(folder, [first, other, first, {**first, "id": "z"}, bad, mended])
-    outcomes = ["accepted", "rejected", "duplicate", "duplicate", "rejected", "accepted"]
+    outcomes = ["accepted", "accepted", "duplicate", "duplicate", "rejected", "accepted"]
     assert [row.outcome for row in rows] == outcomes
     assert [row.source_id for row in rows] == ["x", "x", "x", "z", "y", "y"]
     assert rows[3].of == rows[0].sample.sample_id
