@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from lifelong.formats.faults import Limits, RowError
+from lifelong.formats.unread import is_image_name, refuse_images_in_text, refuse_images_of_turn
 
 TAG = "<image>"
 ROLES = {
@@ -21,6 +22,7 @@ ROLES = {
     "system": "system",
 }
 CONVERSATION_KEYS = ("conversations", "messages")
+IMAGE_KEYS = ("images", "image")
 OTHER_KEYS = ("texts", "prompt", "question")
 """The Cauldron and FineVision: {"user", "assistant"} a round; TRL: with a "completion"; VQA sets: with an "answer"."""
 _UNREAD = re.compile(r"[A-F]|hint|context|passage|(choice|option)\w*")
@@ -94,10 +96,23 @@ def _is_plain(text: str) -> bool:
 
 
 def image_references(fields: Mapping[str, Any]) -> list[Any]:
-    """The row's images in order, from `images` (list) or `image` (one, or a list as LLaVA allows)."""
-    found = fields.get("images")
-    if found is None:
-        found = fields.get("image")
+    """The row's images in order, from `images` (list), or else `image` (one, or a list as LLaVA allows).
+
+    Raises: RowError if both are given and `images` lacks what is under `image`.
+    """
+    several, one = _listed(fields.get("images")), _listed(fields.get("image"))
+    if several and any(reference and reference not in several for reference in one):
+        raise RowError('"image" names an image that "images" does not', 'name all of them under "images"')
+    return several or one
+
+
+def image_of_folder(fields: Mapping[str, Any]) -> list[Any]:
+    """The image of a row without `image` and `images` that has its name under `file_name`, as imagefolder's do."""
+    found = fields.get("file_name")
+    return [found] if is_image_name(found) else []
+
+
+def _listed(found: Any) -> list[Any]:
     if found is None:
         return []
     return list(found) if isinstance(found, (list, tuple)) else [found]
@@ -182,7 +197,7 @@ def show_first(fields: Mapping[str, Any], messages: list[Message], images: int) 
     if images and not images_in(messages):
         first = next(message for message in messages if message["role"] == "user")
         first["content"] = [*({"type": "image"} for _ in range(images)), *first["content"]]
-    if not images and "image" not in fields and "images" not in fields:
+    if not images and not any(key in fields for key in IMAGE_KEYS):
         named = next((key for key, value in fields.items() if value and _OF_IMAGE.match(str(key))), None)
         if named is not None:
             raise RowError(f'"{named}" is not read', 'name the image under "image", or drop the key')
@@ -201,6 +216,7 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
     if role is None:
         reason = f"turn {number} has the unknown role {str(spelled)[:80]!r}"
         raise RowError(reason, f"use one of {', '.join(ROLES)}")
+    refuse_images_of_turn(turn, number)
     content = turn.get("content", turn.get("value"))
     references: list[Any] = []
     if isinstance(content, str):
@@ -209,6 +225,8 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
                 f"turn {number} ({role}) has {len(content):,} characters, the limit is {MAX_TURN_CHARS:,}"
             )
             raise RowError(reason, "shorten the turn, or drop the row")
+        if role == "user":
+            refuse_images_in_text(content, number)
         parts = _text_parts(content, role, number)
     elif isinstance(content, list):
         parts, references = _own_parts(content, role, number, shown)
@@ -274,6 +292,8 @@ def _own_parts(
             if TAG in text:
                 reason = f"turn {number} ({role}) has an {TAG} tag inside a text part"
                 raise RowError(reason, 'write it as a part {"type": "image"}')
+            if role == "user":
+                refuse_images_in_text(text, number)
             parts += _text_parts(text, role, number)
         else:
             reason = f"turn {number} ({role}) has a part of type {str(kind)[:80]!r} that is not understood"

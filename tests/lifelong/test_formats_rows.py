@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,11 +100,44 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
         {"prompt": turns([IMAGE, text("hi")])[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
         {"prompt": "hi", "completion": "yes", "image": "a.png"},
         {"question": "hi", "answer": "yes", "image": "a.png", "options": []},
+        {"question": "hi", "answer": "yes", "file_name": "a.png"},
+        {"messages": turns("<image>hi"), "images": [], "image": "a.png"},
+        {"messages": turns("<image>hi"), "images": ["a.png"], "image": "a.png", "file_name": "coco/a.png"},
+        {"messages": turns("<image>hi"), "image": "a.png", "image_url": "https://x.org/a.png", "image_id": 7},
     ],
 )
 def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any]) -> None:
     plain = read_one(folder, {"messages": turns("<image>hi"), "images": ["a.png"]})
     assert read_one(folder, row).sample.sample_id == plain.sample.sample_id
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"image_id": "7", "image_width": 4, "url": "https://x.org/a.png"},
+        {"images": [], "image": None, "image_path": "", "img": [], "picture": "a cat"},
+        {"scan": {"bytes": None, "path": None}},
+    ],
+)
+def test_what_is_no_image_is_no_reason_to_refuse(folder: Path, more: dict[str, Any]) -> None:
+    row = read_one(folder, {"messages": turns("hi <img>it</img>"), **more})
+    assert row.sample is not None, row.reason
+    assert row.sample.text_only
+
+
+def test_images_in_columns_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict(
+        {"question": ["hi", "ho"], "answer": ["a", "b"], "page_1": [PillowImage.new("RGB", (4, 4)), None]},
+        datasets.Features(
+            question=datasets.Value("string"), answer=datasets.Value("string"), page_1=datasets.Image()
+        ),
+    )
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    table.save_to_disk(str(tmp_path / "saved"))
+    for name in ("rows.parquet", "saved"):
+        refused, accepted = open_dataset(tmp_path / name).rows()
+        assert refused.reason == '"page_1" holds an image and is not read'
+        assert accepted.outcome == "accepted"
 
 
 def test_an_image_in_a_url_is_that_in_a_file(folder: Path) -> None:
@@ -170,6 +204,17 @@ def test_system_turns_come_first(folder: Path) -> None:
         ),
         ({"question": "hi", "answer": "A", "A": "yes", "B": "no"}, '"A" beside "question" is not read'),
         ({"question": "hi", "answer": "yes", "imageId": "n7"}, '"imageId" is not read'),
+        ({"messages": turns("hi"), "image_path": "a.png"}, '"image_path" names an image and is not read'),
+        ({"messages": turns("hi"), "image": None, "imgname": "a.JPG"}, '"imgname" names an image'),
+        ({"messages": turns("hi"), "screenshot": ["a.png"]}, '"screenshot" names an image'),
+        ({"messages": turns("hi"), "img": "data:image/png;base64," + "A" * 60}, '"img" names an image'),
+        ({"messages": turns("hi"), "scan": {"bytes": None, "path": "a.png"}}, '"scan" holds an image'),
+        ({"messages": turns("<image>hi"), "image": "a.png", "image_2": "b.png"}, '"image_2" names an image'),
+        ({"messages": turns("<image>hi"), "image": "a.png", "images": ["b.png"]}, '"images" does not'),
+        ({"messages": turns("hi"), "file_name": "a.png"}, "0 <image> tag(s)"),
+        ({"messages": [{**turns("hi")[0], "images": ["a.png"]}, turns("hi")[1]]}, 'image under "images"'),
+        ({"messages": turns("Picture 1: <img>a.png</img>\nhi")}, "turn 1 names an image in its text"),
+        ({"messages": turns([text("<img>a.png</img>hi")])}, "turn 1 names an image in its text"),
         ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
         ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
