@@ -23,12 +23,23 @@ ROLES = {
 }
 CONVERSATION_KEYS = ("conversations", "messages")
 IMAGE_KEYS = ("images", "image")
-OTHER_KEYS = ("texts", "prompt", "question")
-"""The Cauldron and FineVision: {"user", "assistant"} a round; TRL: with a "completion"; VQA sets: with an "answer"."""
-_UNREAD = re.compile(r"[A-F]|hint|context|passage|(choice|option)\w*")
+OTHER_KEYS = ("texts", "prompt", "question", "query", "instruction")
+"""The Cauldron and FineVision: {"user", "assistant"} a round; the others with what answers them, see PAIRS."""
+PAIRS = {"prompt": "completion", "question": "answer", "query": "response", "instruction": "output"}
+"""TRL, VQA sets, ms-swift, Alpaca (whose "input" comes after its "instruction")."""
+_UNREAD = re.compile(
+    r"[A-Fa-f]|hints?|context|passage|article|story|paragraph|table|instructions?|history|candidates"
+    r"|(multiple_?|answer_?|candidate_?)?(?:choice|option)\w*",
+    re.IGNORECASE,
+)
 """Keys of a row with a question that belong to what is asked, and that are not read."""
 _OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+_RENAME = 'add the turns under one of these, or rename the columns (`datasets`: rename_column); read are "texts", %s'
+_FIXES = {
+    "answers": 'write the one that is to be learnt as text under "answer", beside "question"',
+    "problem": 'rename "problem" to "question" and "solution" to "answer" (`datasets`: rename_column)',
+}
 Message = dict[str, Any]
 MAX_ID_CHARS = 4096
 MAX_TURN_CHARS = 4 * 2**20
@@ -129,6 +140,8 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
     turns = next((fields[key] for key in CONVERSATION_KEYS if fields.get(key) is not None), None)
     if turns is None:
         turns = _turns_of_others(fields)
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        raise RowError("the conversation is a list of turns written as text", "parse it with json.loads")
     if not isinstance(turns, list) or not turns:
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
@@ -140,43 +153,101 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
             shown += images_in([message])
         messages.append(message)
         references += own
-    system = fields.get("system")
-    if isinstance(system, str) and system:
+    if system := _system_of(fields):
         messages.insert(0, {"role": "system", "content": _text_parts(system, "system", 0)})
     _check_order([message["role"] for message in messages])
     return messages, references
 
 
+def _system_of(fields: Mapping[str, Any]) -> str:
+    """What a row says to the model under a key of its own; "" if nothing. Raises: RowError if it is no text."""
+    given = {key: fields[key] for key in ("system", "system_prompt") if fields.get(key)}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise RowError(f'"{key}" is not a text', "write it as a string, or drop the key")
+    said = [value for value in dict.fromkeys(given.values()) if value.strip()]
+    if len(said) > 1:
+        raise RowError('"system" and "system_prompt" differ', "keep one of the two")
+    return said[0] if said else ""
+
+
 def _turns_of_others(fields: Mapping[str, Any]) -> Any:
     """The turns of a row that spells them in one of OTHER_KEYS."""
-    rounds, prompt, completion = fields.get("texts"), fields.get("prompt"), fields.get("completion")
+    rounds = fields.get("texts")
     if isinstance(rounds, list):
-        for number, one in enumerate(rounds, 1):
-            if not isinstance(one, Mapping) or not {"user", "assistant"} <= one.keys():
-                reason = f'round {number} of "texts" has no "user" and "assistant"'
-                raise RowError(reason, 'write rounds as {"user": …, "assistant": …}')
-        return [{"role": role, "content": one[role]} for one in rounds for role in ("user", "assistant")]
-    if prompt is not None and completion is not None:
-        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        if isinstance(asked, list) and isinstance(said, list):
-            return [*asked, *said]
-        raise RowError(
-            '"prompt" and "completion" are neither texts nor lists of turns', "write them as one of both"
-        )
-    question, answer = fields.get("question"), fields.get("answer")
-    if isinstance(question, str) and isinstance(answer, str):
-        beside = next((key for key, value in fields.items() if value and _UNREAD.fullmatch(str(key))), None)
-        if beside is not None:
-            raise RowError(
-                f'"{beside}" beside "question" is not read', "write it into the question, as asked"
+        return _turns_of_rounds(rounds)
+    for asking, answering in PAIRS.items():
+        asked, said = fields.get(asking), fields.get(answering)
+        if asked is None or said is None:
+            continue
+        if asking == "prompt" and not (_is_turns(asked) and _is_turns(said)):
+            reason = '"prompt" and "completion" are neither texts nor lists of turns'
+            raise RowError(reason, "write them as one of both")
+        if asking != "prompt":
+            asked, said = _text_of(asked, asking), _text_of(said, answering)
+        _refuse_beside(fields, asking)
+        if asking == "instruction" and fields.get("input"):
+            asked += "\n" + _text_of(fields["input"], "input")
+        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+        return [*asked, *said]
+    raise _no_turns(fields)
+
+
+def _turns_of_rounds(rounds: list[Any]) -> list[Message]:
+    for number, one in enumerate(rounds, 1):
+        if not isinstance(one, Mapping) or not {"user", "assistant"} <= one.keys():
+            reason = f'round {number} of "texts" has no "user" and "assistant"'
+            raise RowError(reason, 'write rounds as {"user": …, "assistant": …}')
+    return [{"role": role, "content": one[role]} for one in rounds for role in ("user", "assistant")]
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, (str, list))
+
+
+def _text_of(value: Any, key: str) -> str:
+    """A question or an answer. Raises: RowError if it is not a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        raise RowError(f'"{key}" is {value} instead of text', 'write it as text, e.g. "yes" or "no"')
+    if isinstance(value, (int, float)):
+        fix = f'write it as text, e.g. "{value}"; if it counts the options, write the one that is meant'
+        raise RowError(f'"{key}" is a number ({value})', fix)
+    if isinstance(value, list):
+        raise RowError(f'"{key}" is a list', "write one of it as text, or a row for each")
+    raise RowError(f'"{key}" holds a value of type {type(value).__name__}', "write it as text")
+
+
+def _refuse_beside(fields: Mapping[str, Any], asking: str) -> None:
+    for key, value in fields.items():
+        if key != asking and _UNREAD.fullmatch(str(key)) and _says(value):
+            fix = "write it into the question, as asked, and drop the key"
+            raise RowError(f'"{key}" beside "{asking}" is not read', fix)
+
+
+def _says(value: Any) -> bool:
+    """Whether a value holds anything: not where it is null, empty, a list of such values, or "[]"."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(_says, value))
+    return value.strip() not in ("", "[]") if isinstance(value, str) else bool(value)
+
+
+def _no_turns(fields: Mapping[str, Any]) -> RowError:
+    """The fault of a row without turns that are read: what it has instead, and what to call it."""
+    read = ", ".join(f'"{asking}" with "{answering}"' for asking, answering in PAIRS.items())
+    for asking, answering in PAIRS.items():
+        if fields.get(asking) is not None and fields.get("answers") is None:
+            return RowError(
+                f'no "conversations" and no "messages"; "{asking}" without "{answering}"', _RENAME % read
             )
-        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    fix = (
-        'add the turns under one of these keys ("texts", "prompt" with "completion", and "question" with "answer" as '
-        "texts, are read too)"
-    )
-    raise RowError('no "conversations" and no "messages"', fix)
+    for key in ("answers", "problem"):
+        if fields.get(key):
+            return RowError(f'no "conversations" and no "messages"; "{key}" is not read', _FIXES[key])
+    return RowError('no "conversations" and no "messages"', _RENAME % read)
 
 
 def spelled_otherwise(fields: Mapping[str, Any]) -> bool:

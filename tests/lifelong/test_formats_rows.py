@@ -100,6 +100,16 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
         {"prompt": turns([IMAGE, text("hi")])[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
         {"prompt": "hi", "completion": "yes", "image": "a.png"},
         {"question": "hi", "answer": "yes", "image": "a.png", "options": []},
+        {
+            "question": "hi",
+            "answer": "yes",
+            "image": "a.png",
+            "options": "[]",
+            "A": None,
+            "choices": {"text": []},
+        },
+        {"query": "<image>hi", "response": "yes", "images": ["a.png"], "history": []},
+        {"instruction": "hi", "input": "", "output": "yes", "image": "a.png"},
         {"question": "hi", "answer": "yes", "file_name": "a.png"},
         {"messages": turns("<image>hi"), "images": [], "image": "a.png"},
         {"messages": turns("<image>hi"), "images": ["a.png"], "image": "a.png", "file_name": "coco/a.png"},
@@ -157,12 +167,18 @@ def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
     assert shown == [[IMAGE, IMAGE, text("one")], [text("yes")], [text("two")], [text("no")]]
 
 
+def test_the_input_of_an_instruction_comes_after_it(folder: Path) -> None:
+    row = read_one(folder, {"instruction": "Name it.", "input": "a dog", "output": "dog"})
+    assert row.sample.messages[0]["content"] == [text("Name it.\na dog")]
+
+
 def test_system_turns_come_first(folder: Path) -> None:
     system = {"role": "system", "content": "be brief"}
     first = read_one(folder, {"messages": [system, *turns("hi")]})
     apart = read_one(folder, {"messages": turns("hi"), "system": "be brief"})
     assert first.sample.messages[0] == {"role": "system", "content": [text("be brief")]}
-    assert first.sample.sample_id == apart.sample.sample_id
+    prompted = read_one(folder, {"messages": turns("hi"), "system": " ", "system_prompt": "be brief"})
+    assert first.sample.sample_id == apart.sample.sample_id == prompted.sample.sample_id
     assert (
         "turn 2 is by system where one by assistant"
         in read_one(folder, {"messages": [turns("hi")[0], system]}).reason
@@ -203,6 +219,30 @@ def test_system_turns_come_first(folder: Path) -> None:
             '"options" beside "question" is not read',
         ),
         ({"question": "hi", "answer": "A", "A": "yes", "B": "no"}, '"A" beside "question" is not read'),
+        *(
+            ({"question": "hi", "answer": "A", key: "no"}, f'"{key}" beside "question" is not read')
+            for key in (
+                "multiple_choices",
+                "answer_choices",
+                "Options",
+                "candidates",
+                "a",
+                "article",
+                "instruction",
+            )
+        ),
+        ({"prompt": "hi", "completion": "A", "options": ["no"]}, '"options" beside "prompt" is not read'),
+        ({"query": "hi", "response": "A", "history": [["a", "b"]]}, '"history" beside "query" is not read'),
+        ({"question": "hi", "answers": ["yes"]}, '"answers" is not read'),
+        ({"question": "hi", "answer": ["yes"]}, '"answer" is a list'),
+        ({"question": "hi", "answer": 7}, '"answer" is a number (7)'),
+        ({"question": "hi", "answer": True}, '"answer" is True instead of text'),
+        ({"question": "hi", "answer": {"text": "yes"}}, '"answer" holds a value of type dict'),
+        ({"question": "hi", "answer": None}, '"question" without "answer"'),
+        ({"problem": "hi", "solution": "yes"}, '"problem" is not read'),
+        ({"conversations": json.dumps(spoken("hi"))}, "a list of turns written as text"),
+        ({"messages": turns("hi"), "system": ["be brief"]}, '"system" is not a text'),
+        ({"messages": turns("hi"), "system": "be brief", "system_prompt": "be long"}, "differ"),
         ({"question": "hi", "answer": "yes", "imageId": "n7"}, '"imageId" is not read'),
         ({"messages": turns("hi"), "image_path": "a.png"}, '"image_path" names an image and is not read'),
         ({"messages": turns("hi"), "image": None, "imgname": "a.JPG"}, '"imgname" names an image'),
