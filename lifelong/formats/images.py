@@ -22,6 +22,7 @@ from lifelong.samples import Image
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+_HUB_REPOSITORY = re.compile(r"(datasets|models|spaces)--.+")
 _REMEMBERED = 65_536
 _State = tuple[int, int, int, int, int]
 T = TypeVar("T")
@@ -105,7 +106,8 @@ class ImageOpener:
     """Turns the image references of rows into checked `Image` values.
 
     A name is looked up under `root`; if no root was given by the user, under the dataset file's folder and
-    then under `images/` in that folder. After symbolic links are followed it must still lie under that root.
+    then under `images/` in that folder. After symbolic links are followed it must still lie under that root, or in the
+    blobs of the repository, where the root is in a snapshot of the Hugging Face cache.
     Images that were decoded once are remembered by content, so that one used by many rows is decoded once; and by
     file, so that it is read once for as long as the file has not been written to.
     """
@@ -187,7 +189,7 @@ class ImageOpener:
                 mode = path.stat().st_mode
             except (OSError, ValueError):
                 continue
-            if not path.is_relative_to(root):
+            if not path.is_relative_to(root) and not in_blobs(path, root):
                 reason = f'image "{name}" is a symbolic link that leaves {self._label}'
                 raise RowError(reason, "pass --images with the folder of the real files, or copy them")
             if not stat.S_ISREG(mode):
@@ -195,6 +197,17 @@ class ImageOpener:
             return path
         reason = f'image "{name}" not found under {self._label}'
         raise RowError(reason, "put the file there or pass --images DIR")
+
+
+def in_blobs(path: Path, root: Path) -> bool:
+    """Whether a path is among the blobs of the hub's repository in whose snapshots `root` lies; both are resolved.
+
+    The cache of the hub keeps owner--name/snapshots/revision/file as links to owner--name/blobs/hash.
+    """
+    for folder in (root, *root.parents):
+        if folder.name == "snapshots" and _HUB_REPOSITORY.fullmatch(folder.parent.name):
+            return path.is_relative_to(folder.parent / "blobs")
+    return False
 
 
 def _state(path: str | Path) -> _State | None:

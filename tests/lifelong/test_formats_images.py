@@ -160,6 +160,32 @@ def test_nothing_outside_the_root_is_opened(
     assert fault.value.fix
 
 
+def test_links_of_a_hub_cache_lead_to_its_blobs_and_nowhere_else(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--me--ds"
+    snapshot = repository / "snapshots" / "abc" / "images"
+    for folder in (
+        snapshot,
+        repository / "blobs",
+        tmp_path / "blobs",
+        tmp_path / "datasets--me--other" / "blobs",
+    ):
+        folder.mkdir(parents=True)
+    targets = ("blobs/1", "refs", "../blobs/1", "../datasets--me--other/blobs/1", "../datasets--me--ds2")
+    for number, target in enumerate(targets):
+        (repository / target).resolve().write_bytes(encode(gradient()))
+        (snapshot / f"{number}.png").symlink_to(os.path.relpath(repository / target, snapshot))
+    for images, name in ((None, "images/0.png"), (snapshot.parent, "images/0.png"), (snapshot, "0.png")):
+        opener = ImageOpener(snapshot.parent / "train.json", images, Limits())
+        assert opener.open(name).width == 16
+    for number in range(1, len(targets)):
+        with pytest.raises(RowError, match="symbolic link that leaves"):
+            opener.open(f"{number}.png")
+    (tmp_path / "plain" / "snapshots").mkdir(parents=True)
+    (tmp_path / "plain" / "snapshots" / "a.png").symlink_to(tmp_path / "blobs" / "1")
+    with pytest.raises(RowError, match="symbolic link that leaves"):
+        ImageOpener(tmp_path / "plain" / "snapshots" / "rows.json", None, Limits()).open("a.png")
+
+
 def test_archive_members_never_mean_files(opener: ImageOpener) -> None:
     members = {"k.0.png": encode(gradient()), "k.1.png": encode(gradient(4, 4))}
     assert opener.open("k.1.png", members).width == 4
