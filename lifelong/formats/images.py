@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -17,12 +18,15 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from lifelong.formats.faults import DEFAULT_LIMITS, Limits, RowError
 from lifelong.formats.jpeg import scans
+from lifelong.formats.unread import BASE64
 from lifelong.samples import Image
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _HUB_REPOSITORY = re.compile(r"(datasets|models|spaces)--.+")
+_BASE64 = re.compile(BASE64 + r"(?:(?<=,)|[A-Za-z0-9+/\s]{60})")
+_FILE_URL = "file://"
 _REMEMBERED = 65_536
 _State = tuple[int, int, int, int, int]
 T = TypeVar("T")
@@ -121,7 +125,7 @@ class ImageOpener:
         self._opened: dict[str, tuple[str, _State, Image]] = {}
 
     def open(self, reference: Any, members: Mapping[str, bytes] | None = None) -> Image:
-        """Check one image: a name, bytes, or the {"bytes", "path"} of Hugging Face datasets.
+        """Check one image: a name, bytes, base64 (plain, or a data: URL), or the {"bytes", "path"} of `datasets`.
 
         members: the images that came in the same archive, by name; with it a name never means a file on disk.
         Raises: RowError that names the image.
@@ -129,6 +133,8 @@ class ImageOpener:
         if isinstance(reference, Mapping):
             data = reference.get("bytes")
             reference = data if data is not None else reference.get("path")
+        if isinstance(reference, str) and _BASE64.match(reference):
+            reference = _decoded(reference)
         if isinstance(reference, bytes):
             return self._checked(reference, None, "an embedded image")
         if not isinstance(reference, str) or not reference or "\0" in reference:
@@ -171,6 +177,7 @@ class ImageOpener:
 
     def _find(self, name: str) -> Path:
         """Return the regular file that `name` means, inside one of the roots."""
+        told, name = name, name.removeprefix(_FILE_URL)
         if len(name) > MAX_NAME_CHARS:  # no file has such a name, and to look for it takes its square
             reason = f'image "{name[:80]}…" not found: a name of {len(name):,} characters'
             raise RowError(reason, "give a path relative to the image root")
@@ -178,7 +185,7 @@ class ImageOpener:
             reason = f'image "{name[:80]}" is a URL; nothing is downloaded'
             raise RowError(reason, "download the image first and give its path relative to the image root")
         if _ABSOLUTE.match(name):
-            reason = f'image "{name}" is an absolute path'
+            reason = f'image "{told}" is an absolute path'
             raise RowError(reason, "give a path relative to the image root (--images DIR)")
         if ".." in re.split(r"[/\\]", name):
             reason = f'image "{name}" leaves the image root through ".."'
@@ -223,6 +230,16 @@ def _remember(known: dict[str, T], key: str, value: T) -> None:
     if len(known) >= _REMEMBERED:
         known.pop(next(iter(known)))
     known[key] = value
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of base64, with or without the beginning of a data: URL. Raises: RowError if it is not whole."""
+    data = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except ValueError:
+        reason = f'an image that is written as text ("{text[:40]}…") holds no whole base64 data'
+        raise RowError(reason, "encode the image again") from None
 
 
 def _member(name: str, members: Mapping[str, bytes]) -> bytes:

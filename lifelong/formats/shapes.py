@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -34,7 +33,6 @@ _UNREAD = re.compile(
 )
 """Keys of a row with a question that belong to what is asked, and that are not read."""
 _OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _RENAME = 'add the turns under one of these, or rename the columns (`datasets`: rename_column); read are "texts", %s'
 _FIXES = {
     "answers": 'write the one that is to be learnt as text under "answer", beside "question"',
@@ -180,12 +178,12 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         asked, said = fields.get(asking), fields.get(answering)
         if asked is None or said is None:
             continue
+        _refuse_beside(fields, asking)
         if asking == "prompt" and not (_is_turns(asked) and _is_turns(said)):
             reason = '"prompt" and "completion" are neither texts nor lists of turns'
             raise RowError(reason, "write them as one of both")
         if asking != "prompt":
             asked, said = _text_of(asked, asking), _text_of(said, answering)
-        _refuse_beside(fields, asking)
         if asking == "instruction" and fields.get("input"):
             asked += "\n" + _text_of(fields["input"], "input")
         asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
@@ -357,7 +355,8 @@ def _own_parts(
             shown += 1
             parts.append({"type": "image"})
             if kind == "image_url":
-                references.append(_of_url(part.get(kind)))
+                found = part.get(kind)
+                references.append(found.get("url") if isinstance(found, Mapping) else found)
             references += [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
         elif isinstance(text, str):
             if TAG in text:
@@ -370,18 +369,6 @@ def _own_parts(
             reason = f"turn {number} ({role}) has a part of type {str(kind)[:80]!r} that is not understood"
             raise RowError(reason, 'use {"type": "text", "text": …}, and {"type": "image"} in user turns')
     return _joined(parts), references
-
-
-def _of_url(found: Any) -> Any:
-    """The image of an OpenAI part {"type": "image_url"}: what the URL holds (data:), or where it leads."""
-    url = found.get("url") if isinstance(found, Mapping) else found
-    data = _DATA_URL.match(url) if isinstance(url, str) else None
-    if data is None:
-        return url
-    try:
-        return base64.b64decode(url[data.end() :], validate=True)
-    except ValueError:
-        raise RowError("an image_url holds no whole base64 data", "encode the image again") from None
 
 
 def _joined(parts: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from lifelong.formats.faults import RowError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-BASE64 = r"(?:data:image/[\w.+-]+;base64,|iVBOR|/9j/|R0lGOD|UklGR)"
+BASE64 = r"(?:data:[\w.+/\\-]*(?:;[\w=.-]+)*;base64,|iVBOR|\\?/9j\\?/|R0lGOD|UklGR)"
 """How an image begins that is written as text: a data: URL, or the base64 of PNG, JPEG, GIF or WebP."""
 _INLINE = re.compile(BASE64 + r"[A-Za-z0-9+/]{60}")
 _MAGIC = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)

@@ -150,13 +150,20 @@ def test_images_in_columns_that_are_not_read_are_refused(tmp_path: Path) -> None
         assert accepted.outcome == "accepted"
 
 
-def test_an_image_in_a_url_is_that_in_a_file(folder: Path) -> None:
-    data = base64.b64encode((folder / "a.png").read_bytes()).decode()
-    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-    within = read_one(folder, {"messages": turns([part, text("hi")])})
-    assert within.sample is not None, within.reason
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,", "data:image/png;name=a;base64,"])
+def test_an_image_in_base64_is_that_in_a_file(folder: Path, start: str) -> None:
+    data = start + base64.b64encode((folder / "a.png").read_bytes()).decode()
     plain = read_one(folder, {"messages": turns("<image>hi"), "images": ["a.png"]})
-    assert within.sample.sample_id == plain.sample.sample_id
+    for row in (
+        {"messages": turns([{"type": "image_url", "image_url": {"url": data}}, text("hi")])},
+        {"messages": turns([{**IMAGE, "image": data}, text("hi")])},
+        {"messages": turns("<image>hi"), "image": data},
+        {"messages": turns("<image>hi"), "images": [data]},
+        {"messages": turns("<image>hi"), "images": ["file://a.png"]},
+    ):
+        within = read_one(folder, row)
+        assert within.sample is not None, within.reason
+        assert within.sample.sample_id == plain.sample.sample_id
 
 
 def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
