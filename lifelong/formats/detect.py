@@ -177,10 +177,11 @@ def _is_row(line: bytes) -> bool:
 
 
 def _list_format(file: Path) -> str:
-    """LLaVA rows have an id and `image`; rows with other keys for turns or images, or without ids, are ShareGPT's."""
+    """LLaVA rows have an id and `image`; those with other keys, or all without ids, are ShareGPT's."""
     rows = [row for row in first_values(file) if isinstance(row, dict)]
     if any("messages" in row or "images" in row or spelled_otherwise(row) for row in rows):
         return "sharegpt"
-    if any("image" in row for row in rows) or (rows and all("id" in row for row in rows)):
+    named = ["id" in row for row in rows]
+    if (any("image" in row for row in rows) and any(named)) or (rows and all(named)):
         return "llava"
     return "sharegpt"

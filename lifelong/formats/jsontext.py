@@ -25,7 +25,7 @@ _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _INSIDE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
 _DECODER = json.JSONDecoder()
 _INLINE = re.compile('"' + BASE64 + r"[A-Za-z0-9+/=\\]*")
-_QUOTED = re.compile(r'\\.|"', re.DOTALL)
+_QUOTED = re.compile(r'(?:\\.[^"\\]*)+|"', re.DOTALL)
 _MARKS = re.compile(r'["{}\[\],]')
 _BETWEEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\],]', re.DOTALL)
 

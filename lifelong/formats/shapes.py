@@ -83,13 +83,15 @@ def _containers(value: Any) -> list[Any]:
 
 
 def source_id(fields: Any) -> str | None:
-    """The row's own id as text; None if it has none. Integers become text.
+    """The row's own id as text; None if it has none, or "". Integers become text, also those written as 1.0.
 
     Raises: RowError if the id is neither text nor an integer, or longer than `MAX_ID_CHARS`.
     """
     found = fields.get("id") if isinstance(fields, Mapping) else None
-    if found is None:
+    if found is None or found == "":
         return None
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
     if isinstance(found, bool) or not isinstance(found, (str, int)) or not _is_plain(str(found)):
         raise RowError(
             f"id {str(found)[:80]!r} is neither text nor an integer", "give the row a plain text id"
@@ -140,12 +142,14 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
         turns = _turns_of_others(fields)
     if isinstance(turns, str) and turns.lstrip().startswith("["):
         raise RowError("the conversation is a list of turns written as text", "parse it with json.loads")
-    if not isinstance(turns, list) or not turns:
+    if not isinstance(turns, list) or all(map(_is_empty_system, turns)):
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
     references: list[Any] = []
     shown = 0
     for number, turn in enumerate(turns, 1):
+        if _is_empty_system(turn):
+            continue
         message, own = _message(turn, number, shown)
         if len(message["content"]) > 1 or message["content"][0]["type"] == "image":
             shown += images_in([message])
@@ -155,6 +159,14 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
         messages.insert(0, {"role": "system", "content": _text_parts(system, "system", 0)})
     _check_order([message["role"] for message in messages])
     return messages, references
+
+
+def _is_empty_system(turn: Any) -> bool:
+    """Whether it is a system turn that says nothing, as templates leave it."""
+    if not isinstance(turn, Mapping) or turn.get("role", turn.get("from")) != "system":
+        return False
+    content = turn.get("content", turn.get("value"))
+    return not content or (isinstance(content, str) and content.isspace())
 
 
 def _system_of(fields: Mapping[str, Any]) -> str:

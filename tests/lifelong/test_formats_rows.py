@@ -174,6 +174,16 @@ def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
     assert shown == [[IMAGE, IMAGE, text("one")], [text("yes")], [text("two")], [text("no")]]
 
 
+@pytest.mark.parametrize("empty", ["", " \n", None, []])
+def test_an_empty_system_turn_is_none(folder: Path, empty: Any) -> None:
+    row = read_one(folder, {"messages": [{"role": "system", "content": empty}, *turns("hi")], "system": ""})
+    assert row.sample is not None, row.reason
+    assert [message["role"] for message in row.sample.messages] == ["user", "assistant"]
+    assert (
+        "empty or not a list" in read_one(folder, {"messages": [{"role": "system", "content": empty}]}).reason
+    )
+
+
 def test_the_input_of_an_instruction_comes_after_it(folder: Path) -> None:
     row = read_one(folder, {"instruction": "Name it.", "input": "a dog", "output": "dog"})
     assert row.sample.messages[0]["content"] == [text("Name it.\na dog")]
@@ -267,6 +277,7 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
         ({"messages": turns("hi"), "videos": ["a.mp4"]}, '"videos" is not supported'),
         ({"messages": turns("hi"), "id": True}, "neither text nor an integer"),
+        ({"messages": turns("hi"), "id": 1.5}, "neither text nor an integer"),
         ({"messages": turns("hi"), "id": ["x"]}, "neither text nor an integer"),
         ({"messages": turns("hi" * 60)}, "123 characters of text, the limit is 100"),
         ({"messages": turns(TAG * 3), "images": ["a.png"] * 3}, "3 images, the limit is 2"),
@@ -285,6 +296,12 @@ def test_only_llava_requires_an_id(folder: Path) -> None:
     assert read_one(folder, row).outcome == "accepted"
     assert 'no "id"' in read_one(folder, row, "llava").reason
     assert read_one(folder, {**row, "id": 12}, "llava").source_id == "12"
+
+
+@pytest.mark.parametrize(("found", "told"), [(1.0, "1"), ("", None), (7, "7"), ("1.0", "1.0")])
+def test_ids_are_told_as_text(folder: Path, found: Any, told: str | None) -> None:
+    row = read_one(folder, {"id": found, "messages": turns("hi")})
+    assert (row.outcome, row.source_id) == ("accepted", told)
 
 
 def test_duplicates_and_repeated_ids(folder: Path) -> None:
