@@ -22,6 +22,8 @@ ROLES = {
 }
 CONVERSATION_KEYS = ("conversations", "messages")
 IMAGE_KEYS = ("images", "image")
+READ_KEYS = {*IMAGE_KEYS, *CONVERSATION_KEYS}
+"""Where images are looked for; what names one elsewhere refuses the row."""
 OTHER_KEYS = ("texts", "prompt", "question", "query", "instruction")
 """The Cauldron and FineVision: {"user", "assistant"} a round; the others with what answers them, see PAIRS."""
 PAIRS = {"prompt": "completion", "question": "answer", "query": "response", "instruction": "output"}
@@ -142,35 +144,31 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
         turns = _turns_of_others(fields)
     if isinstance(turns, str) and turns.lstrip().startswith("["):
         raise RowError("the conversation is a list of turns written as text", "parse it with json.loads")
-    if not isinstance(turns, list) or all(map(_is_empty_system, turns)):
+    if not isinstance(turns, list) or not turns:
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
     references: list[Any] = []
     shown = 0
     for number, turn in enumerate(turns, 1):
-        if _is_empty_system(turn):
-            continue
         message, own = _message(turn, number, shown)
+        if message is None:
+            continue
         if len(message["content"]) > 1 or message["content"][0]["type"] == "image":
             shown += images_in([message])
         messages.append(message)
         references += own
+    if not messages:
+        raise RowError("the conversation is empty but for its system turn", "add a question and its answer")
     if system := _system_of(fields):
         messages.insert(0, {"role": "system", "content": _text_parts(system, "system", 0)})
     _check_order([message["role"] for message in messages])
     return messages, references
 
 
-def _is_empty_system(turn: Any) -> bool:
-    """Whether it is a system turn that says nothing, as templates leave it."""
-    if not isinstance(turn, Mapping) or turn.get("role", turn.get("from")) != "system":
-        return False
-    content = turn.get("content", turn.get("value"))
-    return not content or (isinstance(content, str) and content.isspace())
-
-
 def _system_of(fields: Mapping[str, Any]) -> str:
     """What a row says to the model under a key of its own; "" if nothing. Raises: RowError if it is no text."""
+    if not fields.get("system") and not fields.get("system_prompt"):
+        return ""
     given = {key: fields[key] for key in ("system", "system_prompt") if fields.get(key)}
     for key, value in given.items():
         if not isinstance(value, str):
@@ -289,7 +287,8 @@ def images_in(messages: list[Message]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
+def _message(turn: Any, number: int, shown: int) -> tuple[Message | None, list[Any]]:
+    """The turn's message, and the images that its parts name; no message for a system turn that says nothing."""
     if type(turn) is not dict and not isinstance(turn, Mapping):  # the first is asked in a third of the time
         raise RowError(f"turn {number} is not an object", 'write turns as {"role": …, "content": …}')
     spelled = turn.get("role", turn.get("from"))
@@ -297,7 +296,8 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
     if role is None:
         reason = f"turn {number} has the unknown role {str(spelled)[:80]!r}"
         raise RowError(reason, f"use one of {', '.join(ROLES)}")
-    refuse_images_of_turn(turn, number)
+    if len(turn) > 2:
+        refuse_images_of_turn(turn, number)
     content = turn.get("content", turn.get("value"))
     references: list[Any] = []
     if isinstance(content, str):
@@ -306,15 +306,19 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
                 f"turn {number} ({role}) has {len(content):,} characters, the limit is {MAX_TURN_CHARS:,}"
             )
             raise RowError(reason, "shorten the turn, or drop the row")
-        if role == "user":
+        if role == "user" and "<img>" in content:
             refuse_images_in_text(content, number)
         parts = _text_parts(content, role, number)
+    elif content is None and role == "system":
+        return None, []
     elif isinstance(content, list):
         parts, references = _own_parts(content, role, number, shown)
     else:
         kind = "nothing" if content is None else f"a value of type {type(content).__name__}"
         raise RowError(f"turn {number} ({role}) holds {kind} instead of text", "write the turn as a string")
     if not _says_something(parts):
+        if role == "system":
+            return None, []
         raise RowError(f"turn {number} ({role}) is empty", "write its text, or drop the row")
     return {"role": role, "content": parts}, references
 

@@ -42,7 +42,7 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     source_id = shapes.source_id(fields)
     if needs_id and source_id is None:
         reason = 'no "id", which the LLaVA format requires'
-        raise RowError(reason, "add a unique id, or convert to sharegpt, where it is optional")
+        raise RowError(reason, "add a unique id, or pass --format sharegpt, where it is optional")
     messages, own_references = shapes.messages_of(fields)
     references = shapes.image_references(fields)
     if own_references and references:
@@ -52,7 +52,7 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     if record.members and (not references or len(references) == len(record.members) == 1):
         references = list(record.members)  # the archive tells which image it is, whatever the row calls it
     references = references or shapes.image_of_folder(fields)
-    refuse_images(fields, references, shapes.IMAGE_KEYS)
+    refuse_images(fields, references, shapes.READ_KEYS)
     shapes.show_first(fields, messages, len(references))
     _check_counts(messages, references, limits)
     images = tuple(opener.open(reference, record.members) for reference in references)

@@ -180,7 +180,8 @@ def test_an_empty_system_turn_is_none(folder: Path, empty: Any) -> None:
     assert row.sample is not None, row.reason
     assert [message["role"] for message in row.sample.messages] == ["user", "assistant"]
     assert (
-        "empty or not a list" in read_one(folder, {"messages": [{"role": "system", "content": empty}]}).reason
+        "empty but for its system turn"
+        in read_one(folder, {"messages": [{"role": "system", "content": empty}]}).reason
     )
 
 
