@@ -30,7 +30,7 @@ PAIRS = {"prompt": "completion", "question": "answer", "query": "response", "ins
 """TRL, VQA sets, ms-swift, Alpaca (whose "input" comes after its "instruction")."""
 _UNREAD = re.compile(
     r"[A-Fa-f]|hints?|context|passage|article|story|paragraph|table|instructions?|history|candidates"
-    r"|(multiple_?|answer_?|candidate_?)?(?:choice|option)\w*",
+    r"|(multiple_?|answer_?|candidate_?)?(?:choice|option)(?!_answer)\w*",
     re.IGNORECASE,
 )
 """Keys of a row with a question that belong to what is asked, and that are not read."""
@@ -126,7 +126,7 @@ def image_of_folder(fields: Mapping[str, Any]) -> list[Any]:
 
 
 def _listed(found: Any) -> list[Any]:
-    if found is None:
+    if found is None or found == "":
         return []
     return list(found) if isinstance(found, (list, tuple)) else [found]
 

@@ -108,6 +108,7 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
             "A": None,
             "choices": {"text": []},
         },
+        {"question": "hi", "answer": "yes", "image": "a.png", "multiple_choice_answer": "yes"},
         {"query": "<image>hi", "response": "yes", "images": ["a.png"], "history": []},
         {"instruction": "hi", "input": "", "output": "yes", "image": "a.png"},
         {"question": "hi", "answer": "yes", "file_name": "a.png"},
@@ -125,6 +126,7 @@ def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any])
     "more",
     [
         {"image_id": "7", "image_width": 4, "url": "https://x.org/a.png"},
+        {"image": ""},
         {"images": [], "image": None, "image_path": "", "img": [], "picture": "a cat"},
         {"scan": {"bytes": None, "path": None}},
     ],
