@@ -23,13 +23,24 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^:/{}]*){0,2}")
 _BRACES = re.compile(r"\{([^{}]+)\}")
 _MAX_SHARDS = 100_000
 _PEEK_BYTES = 1 << 16
+_SPLIT = re.compile(r"(?<![a-z])(train|dev|val|valid|validation|test|testing|eval|evaluation)(?![a-z])")
+_SAME_SPLIT = {"valid": "val", "validation": "val", "testing": "test", "evaluation": "eval"}
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+}
+_TABLES = (".csv", ".tsv")
 
 
 def find_files(path: str | Path) -> tuple[Path, list[Path]]:
     """Return (the folder that file names are relative to, the files in order) of a dataset.
 
     A file is itself; `train-{000..003}.tar` is its shards; a folder is what `save_to_disk` wrote, or the
-    files of one kind in it (or in its `data/`), those that begin with "train" where there are any;
+    files of one kind in it (or in its `data/`), those that begin with "train" where there are any, and
+    otherwise all, if their names do not tell of several splits;
     `owner/name` that does not exist here is a name on the hub, unless HF_HUB_OFFLINE is set; `owner/name:subset` and
     `owner/name:subset:split` say which part of it (`owner/name::split`).
     Raises: DatasetError if nothing readable is there.
@@ -103,11 +114,30 @@ def _files_in(folder: Path) -> list[Path]:
     files = [file for file in files if file.name.startswith("train")] or files
     kinds = {KINDS[file.suffix] for file in files}
     if not files:
-        raise DatasetError(f"{folder} holds no file that ends in {', '.join(KINDS)}; name the file")
+        known = ", ".join(KINDS)
+        raise DatasetError(f"{folder} holds no file that ends in {known} (unpacked); name the file")
     if len(kinds) > 1 or (kinds == {"json"} and len(files) > 1):
         names = ", ".join(file.name for file in files[:5])
         raise DatasetError(f"{folder} holds several datasets ({names}); name the one that is meant")
+    _refuse_splits(folder, files)
     return files
+
+
+def _refuse_splits(folder: Path, files: list[Path]) -> None:
+    """Raises: DatasetError if the files' names tell of more than one split."""
+    splits: dict[str, Path] = {}
+    for file in files:
+        splits.setdefault(_split_of(file), file)
+    if len(splits) > 1:
+        names = ", ".join(file.name for file in splits.values())
+        fix = "name one file, or one split's files as a pattern like test-{00000..00003}.parquet"
+        raise DatasetError(f"{folder} holds several splits and no train-* ({names}); {fix}")
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name tells of; "" if none."""
+    found = _SPLIT.search(file.stem.lower())
+    return _SAME_SPLIT.get(found[1], found[1]) if found else ""
 
 
 def detect_format(file: Path) -> str:
@@ -116,6 +146,9 @@ def detect_format(file: Path) -> str:
         return "huggingface"
     with file.open("rb") as stream:
         head = stream.read(_PEEK_BYTES)
+    packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
+    if packed is not None:
+        raise DatasetError(f"{file} is compressed ({packed}); decompress it first")
     if head.startswith(b"PAR1"):
         return "parquet"
     if head[257:262] == b"ustar":
@@ -126,6 +159,9 @@ def detect_format(file: Path) -> str:
         return _list_format(file)
     if text.startswith(b"{") and (kind == "jsonl" or _is_row(text.partition(b"\n")[0])):
         return "jsonl"
+    if file.suffix.lower() in _TABLES:
+        fix = "write it as Parquet (`datasets`: load_dataset, to_parquet)"
+        raise DatasetError(f"{file} is a table in text, which is not read; {fix}")
     if kind is None:
         raise DatasetError(f"{file} is in no format that is known; pass --format if it has another name")
     return "sharegpt" if kind == "json" else kind
@@ -141,10 +177,11 @@ def _is_row(line: bytes) -> bool:
 
 
 def _list_format(file: Path) -> str:
-    """LLaVA rows have an id and `image`; rows with other keys for turns or images, or without ids, are ShareGPT's."""
+    """LLaVA rows have an id and `image`; those with other keys, or all without ids, are ShareGPT's."""
     rows = [row for row in first_values(file) if isinstance(row, dict)]
     if any("messages" in row or "images" in row or spelled_otherwise(row) for row in rows):
         return "sharegpt"
-    if any("image" in row for row in rows) or (rows and all("id" in row for row in rows)):
+    named = ["id" in row for row in rows]
+    if (any("image" in row for row in rows) and any(named)) or (rows and all(named)):
         return "llava"
     return "sharegpt"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.formats.faults import FileError, Limits, first_line
+from lifelong.formats.images import in_blobs
 from lifelong.formats.parquet import arrow_records
 from lifelong.formats.validate import Record
 
@@ -86,7 +87,8 @@ def _json(file: Path, root: Path) -> dict[str, Any]:
 def _inside(folder: Path, name: str, root: Path) -> Path:
     """A file or folder of the dataset by its name. Raises: FileError if it lies elsewhere."""
     try:
-        inside = Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(root))
+        found, resolved = Path(os.path.realpath(folder / name)), Path(os.path.realpath(root))
+        inside = found.is_relative_to(resolved) or in_blobs(found, resolved)
     except ValueError:  # NUL, or half a character
         inside = False
     if not inside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -17,11 +18,15 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from lifelong.formats.faults import DEFAULT_LIMITS, Limits, RowError
 from lifelong.formats.jpeg import scans
+from lifelong.formats.unread import BASE64
 from lifelong.samples import Image
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+_HUB_REPOSITORY = re.compile(r"(datasets|models|spaces)--.+")
+_BASE64 = re.compile(BASE64 + r"(?:(?<=,)|[A-Za-z0-9+/\s]{60})")
+_FILE_URL = "file://"
 _REMEMBERED = 65_536
 _State = tuple[int, int, int, int, int]
 T = TypeVar("T")
@@ -105,7 +110,8 @@ class ImageOpener:
     """Turns the image references of rows into checked `Image` values.
 
     A name is looked up under `root`; if no root was given by the user, under the dataset file's folder and
-    then under `images/` in that folder. After symbolic links are followed it must still lie under that root.
+    then under `images/` in that folder. After symbolic links are followed it must still lie under that root, or in the
+    blobs of the repository, where the root is in a snapshot of the Hugging Face cache.
     Images that were decoded once are remembered by content, so that one used by many rows is decoded once; and by
     file, so that it is read once for as long as the file has not been written to.
     """
@@ -119,7 +125,7 @@ class ImageOpener:
         self._opened: dict[str, tuple[str, _State, Image]] = {}
 
     def open(self, reference: Any, members: Mapping[str, bytes] | None = None) -> Image:
-        """Check one image: a name, bytes, or the {"bytes", "path"} of Hugging Face datasets.
+        """Check one image: a name, bytes, base64 (plain, or a data: URL), or the {"bytes", "path"} of `datasets`.
 
         members: the images that came in the same archive, by name; with it a name never means a file on disk.
         Raises: RowError that names the image.
@@ -127,6 +133,8 @@ class ImageOpener:
         if isinstance(reference, Mapping):
             data = reference.get("bytes")
             reference = data if data is not None else reference.get("path")
+        if isinstance(reference, str) and _BASE64.match(reference):
+            reference = _decoded(reference)
         if isinstance(reference, bytes):
             return self._checked(reference, None, "an embedded image")
         if not isinstance(reference, str) or not reference or "\0" in reference:
@@ -169,6 +177,7 @@ class ImageOpener:
 
     def _find(self, name: str) -> Path:
         """Return the regular file that `name` means, inside one of the roots."""
+        told, name = name, name.removeprefix(_FILE_URL)
         if len(name) > MAX_NAME_CHARS:  # no file has such a name, and to look for it takes its square
             reason = f'image "{name[:80]}…" not found: a name of {len(name):,} characters'
             raise RowError(reason, "give a path relative to the image root")
@@ -176,7 +185,7 @@ class ImageOpener:
             reason = f'image "{name[:80]}" is a URL; nothing is downloaded'
             raise RowError(reason, "download the image first and give its path relative to the image root")
         if _ABSOLUTE.match(name):
-            reason = f'image "{name}" is an absolute path'
+            reason = f'image "{told}" is an absolute path'
             raise RowError(reason, "give a path relative to the image root (--images DIR)")
         if ".." in re.split(r"[/\\]", name):
             reason = f'image "{name}" leaves the image root through ".."'
@@ -187,7 +196,7 @@ class ImageOpener:
                 mode = path.stat().st_mode
             except (OSError, ValueError):
                 continue
-            if not path.is_relative_to(root):
+            if not path.is_relative_to(root) and not in_blobs(path, root):
                 reason = f'image "{name}" is a symbolic link that leaves {self._label}'
                 raise RowError(reason, "pass --images with the folder of the real files, or copy them")
             if not stat.S_ISREG(mode):
@@ -195,6 +204,17 @@ class ImageOpener:
             return path
         reason = f'image "{name}" not found under {self._label}'
         raise RowError(reason, "put the file there or pass --images DIR")
+
+
+def in_blobs(path: Path, root: Path) -> bool:
+    """Whether a path is among the blobs of the hub's repository in whose snapshots `root` lies; both are resolved.
+
+    The cache of the hub keeps owner--name/snapshots/revision/file as links to owner--name/blobs/hash.
+    """
+    for folder in (root, *root.parents):
+        if folder.name == "snapshots" and _HUB_REPOSITORY.fullmatch(folder.parent.name):
+            return path.is_relative_to(folder.parent / "blobs")
+    return False
 
 
 def _state(path: str | Path) -> _State | None:
@@ -210,6 +230,16 @@ def _remember(known: dict[str, T], key: str, value: T) -> None:
     if len(known) >= _REMEMBERED:
         known.pop(next(iter(known)))
     known[key] = value
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of base64, with or without the beginning of a data: URL. Raises: RowError if it is not whole."""
+    data = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except ValueError:
+        reason = f'an image that is written as text ("{text[:40]}…") holds no whole base64 data'
+        raise RowError(reason, "encode the image again") from None
 
 
 def _member(name: str, members: Mapping[str, bytes]) -> bytes:

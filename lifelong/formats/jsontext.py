@@ -11,16 +11,22 @@ from typing import Any, BinaryIO
 
 from lifelong.formats.faults import DEFAULT_LIMITS, FileError, Limits, RowError
 from lifelong.formats.shapes import check_json, too_deep
+from lifelong.formats.unread import BASE64
 from lifelong.formats.validate import Record
 
 CHUNK_BYTES = 1 << 20
 MAX_ROW_CHARS = 4 * 2**20
-"""Of one row as it is written: far more than `Limits` lets through, and read within a second whatever is in it."""
+"""Of one row as it is written, without images in base64: far more than `Limits` lets through, read within a second."""
+MAX_INLINE_CHARS = 90 * 2**20
+"""Of one row with images in base64: room for one of `Limits.max_image_bytes`."""
 _BOM = "\ufeff"
 _SPACE = " \t\n\r"
 _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 _INSIDE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
 _DECODER = json.JSONDecoder()
+_INLINE = re.compile('"' + BASE64 + r"[A-Za-z0-9+/=\\]*")
+_QUOTED = re.compile(r'(?:\\.[^"\\]*)+|"', re.DOTALL)
+_MARKS = re.compile(r'["{}\[\],]')
 _BETWEEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\],]', re.DOTALL)
 
 
@@ -34,7 +40,10 @@ def list_records(path: Path, limits: Limits, chunk_bytes: int = CHUNK_BYTES) -> 
     """
     with path.open("rb") as file:
         for value in _elements(_Text(file, chunk_bytes)):
-            yield json_record(value, limits) if isinstance(value, _Unread) else _checked(value, limits)
+            if isinstance(value, Record):
+                yield value
+            else:
+                yield json_record(value, limits) if isinstance(value, _Unread) else _checked(value, limits)
 
 
 def line_records(path: Path, limits: Limits, max_chars: int = MAX_ROW_CHARS) -> Iterator[Record]:
@@ -47,9 +56,10 @@ def line_records(path: Path, limits: Limits, max_chars: int = MAX_ROW_CHARS) -> 
     with path.open("rb") as file:
         while line := file.readline(max_chars + 1):
             if len(line) > max_chars:
+                line = _with_images(file, line, max_chars)
+            if len(line) > max_chars and _too_long(line.decode("latin-1"), max_chars):
                 offset += len(line) + _skip_line(file, line, max_chars)
-                fault = RowError(f"the line is longer than {max_chars:,} bytes", "split the row, or drop it")
-                yield Record(None, None, fault=fault)
+                yield _of_excess(f"the line is longer than {max_chars:,} bytes")
                 rows += 1
                 continue
             try:
@@ -64,6 +74,31 @@ def line_records(path: Path, limits: Limits, max_chars: int = MAX_ROW_CHARS) -> 
                     raise _cut_off(rows, offset)
                 yield record
                 rows += 1
+
+
+def _with_images(file: BinaryIO, line: bytes, max_chars: int) -> bytes:
+    """The beginning of a line, or as much of it as may be read where images in base64 make it long."""
+    if line.endswith(b"\n") or _too_long(line.decode("latin-1"), max_chars):
+        return line
+    return line + file.readline(MAX_INLINE_CHARS + 1 - len(line))
+
+
+def _too_long(text: str, limit: int) -> bool:
+    """Whether a row, or its beginning, has more than `limit` characters beside its images in base64."""
+    if len(text) <= limit:
+        return False
+    inline = sum(found.end() - found.start() for found in _INLINE.finditer(text))
+    return len(text) > MAX_INLINE_CHARS or len(text) - inline > limit
+
+
+def _of_excess(reason: str) -> Record:
+    """The record of a row that was passed over."""
+    reason = f"{reason} beside its images in base64, or than {MAX_INLINE_CHARS:,} with them"
+    return Record(
+        None,
+        None,
+        fault=RowError(reason, "split the row, keep its images as files, or close its quotes and brackets"),
+    )
 
 
 def _skip_line(file: BinaryIO, line: bytes, size: int) -> int:
@@ -152,7 +187,8 @@ class _Text:
 
 
 def _elements(text: _Text) -> Iterator[Any]:
-    """Yield each element of the list: its value, or where that could not be read in one go its `_Unread` text."""
+    """Yield each element of the list: its value, its `_Unread` text where that could not be read in one go, or its
+    record where it is too long."""
     position = text.skip_space(0)
     if position == len(text.text):
         raise FileError("the file is empty", "fetch it again, or remove it from the dataset")
@@ -169,6 +205,9 @@ def _elements(text: _Text) -> Iterator[Any]:
         if end < 0:
             start, end = _element_end(text, start, rows)
             value = _Unread(text.text[start:end])
+        if end < 0 or (end - start > MAX_ROW_CHARS and _too_long(text.text[start:end], MAX_ROW_CHARS)):
+            end = end if end >= 0 else _skip_element(text, rows)
+            value = _of_excess(f"the row is longer than {MAX_ROW_CHARS:,} characters")
         yield value
         rows += 1
         last = text.text[end] == "]"
@@ -187,12 +226,15 @@ def _parsed(text: str, start: int) -> tuple[Any, int]:
     except (ValueError, RecursionError):
         return None, -1
     after = _NOT_SPACE.search(text, end)
-    whole = after is not None and after.group() in ",]" and end - start <= MAX_ROW_CHARS
+    whole = after is not None and after.group() in ",]"
     return (value, after.start()) if after is not None and whole else (None, -1)
 
 
 def _element_end(text: _Text, start: int, row: int) -> tuple[int, int]:
-    """Return where the element begins (text before it may have been dropped) and where its , or ] stands."""
+    """Return where the element begins (text before it may have been dropped) and where its , or ] stands.
+
+    The latter is -1 if the element is too long; then it begins at 0.
+    """
     position, depth = start, 0
     while True:
         found = (_INSIDE if depth else _BETWEEN).search(text.text, position)
@@ -201,9 +243,8 @@ def _element_end(text: _Text, start: int, row: int) -> tuple[int, int]:
             resume = found.start() if found else len(text.text)
             text.drop(start)
             position, start = resume - start, 0
-            if len(text.text) > MAX_ROW_CHARS:
-                reason = f"row {row} is longer than {MAX_ROW_CHARS:,} characters"
-                raise FileError(reason, "look for a quote or a bracket that is not closed in that row")
+            if _too_long(text.text, MAX_ROW_CHARS):
+                return 0, -1
             if not text.more():
                 raise _cut_off(row, text.bytes_read)
             continue
@@ -216,6 +257,32 @@ def _element_end(text: _Text, start: int, row: int) -> tuple[int, int]:
             return start, found.start()
         elif symbol == "}":
             raise FileError(f"a stray }} after row {row}", "mend the brackets there")
+
+
+def _skip_element(text: _Text, row: int) -> int:
+    """Pass over the element that begins at 0 and is too long, dropping it; where its , or ] stands."""
+    position, depth, quoted = 0, 0, False
+    while True:
+        found = (_QUOTED if quoted else _MARKS).search(text.text, position)
+        if found is None:
+            half = quoted and text.text.endswith("\\", position)  # of an escape
+            text.drop(len(text.text) - half)
+            position = 0
+            if not text.more():
+                reason = f"row {row} is longer than {MAX_ROW_CHARS:,} characters and does not end"
+                raise FileError(reason, "look for a quote or a bracket that is not closed in that row")
+            continue
+        symbol, position = found.group(), found.end()
+        if symbol == '"':
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif symbol in "{[":
+            depth += 1
+        elif depth and symbol in "}]":
+            depth -= 1
+        elif not depth and symbol in ",]":
+            return found.start()
 
 
 def _cut_off(rows: int, byte: int) -> FileError:

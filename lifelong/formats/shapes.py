@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from lifelong.formats.faults import Limits, RowError
+from lifelong.formats.unread import is_image_name, refuse_images_in_text, refuse_images_of_turn
 
 TAG = "<image>"
 ROLES = {
@@ -21,12 +21,25 @@ ROLES = {
     "system": "system",
 }
 CONVERSATION_KEYS = ("conversations", "messages")
-OTHER_KEYS = ("texts", "prompt", "question")
-"""The Cauldron and FineVision: {"user", "assistant"} a round; TRL: with a "completion"; VQA sets: with an "answer"."""
-_UNREAD = re.compile(r"[A-F]|hint|context|passage|(choice|option)\w*")
+IMAGE_KEYS = ("images", "image")
+READ_KEYS = {*IMAGE_KEYS, *CONVERSATION_KEYS}
+"""Where images are looked for; what names one elsewhere refuses the row."""
+OTHER_KEYS = ("texts", "prompt", "question", "query", "instruction")
+"""The Cauldron and FineVision: {"user", "assistant"} a round; the others with what answers them, see PAIRS."""
+PAIRS = {"prompt": "completion", "question": "answer", "query": "response", "instruction": "output"}
+"""TRL, VQA sets, ms-swift, Alpaca (whose "input" comes after its "instruction")."""
+_UNREAD = re.compile(
+    r"[A-Fa-f]|hints?|context|passage|article|story|paragraph|table|instructions?|history|candidates"
+    r"|(multiple_?|answer_?|candidate_?)?(?:choice|option)(?!_answer)\w*",
+    re.IGNORECASE,
+)
 """Keys of a row with a question that belong to what is asked, and that are not read."""
 _OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+_RENAME = 'add the turns under one of these, or rename the columns (`datasets`: rename_column); read are "texts", %s'
+_FIXES = {
+    "answers": 'write the one that is to be learnt as text under "answer", beside "question"',
+    "problem": 'rename "problem" to "question" and "solution" to "answer" (`datasets`: rename_column)',
+}
 Message = dict[str, Any]
 MAX_ID_CHARS = 4096
 MAX_TURN_CHARS = 4 * 2**20
@@ -72,13 +85,15 @@ def _containers(value: Any) -> list[Any]:
 
 
 def source_id(fields: Any) -> str | None:
-    """The row's own id as text; None if it has none. Integers become text.
+    """The row's own id as text; None if it has none, or "". Integers become text, also those written as 1.0.
 
     Raises: RowError if the id is neither text nor an integer, or longer than `MAX_ID_CHARS`.
     """
     found = fields.get("id") if isinstance(fields, Mapping) else None
-    if found is None:
+    if found is None or found == "":
         return None
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
     if isinstance(found, bool) or not isinstance(found, (str, int)) or not _is_plain(str(found)):
         raise RowError(
             f"id {str(found)[:80]!r} is neither text nor an integer", "give the row a plain text id"
@@ -94,11 +109,24 @@ def _is_plain(text: str) -> bool:
 
 
 def image_references(fields: Mapping[str, Any]) -> list[Any]:
-    """The row's images in order, from `images` (list) or `image` (one, or a list as LLaVA allows)."""
-    found = fields.get("images")
-    if found is None:
-        found = fields.get("image")
-    if found is None:
+    """The row's images in order, from `images` (list), or else `image` (one, or a list as LLaVA allows).
+
+    Raises: RowError if both are given and `images` lacks what is under `image`.
+    """
+    several, one = _listed(fields.get("images")), _listed(fields.get("image"))
+    if several and any(reference and reference not in several for reference in one):
+        raise RowError('"image" names an image that "images" does not', 'name all of them under "images"')
+    return several or one
+
+
+def image_of_folder(fields: Mapping[str, Any]) -> list[Any]:
+    """The image of a row without `image` and `images` that has its name under `file_name`, as imagefolder's do."""
+    found = fields.get("file_name")
+    return [found] if is_image_name(found) else []
+
+
+def _listed(found: Any) -> list[Any]:
+    if found is None or found == "":
         return []
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
@@ -114,6 +142,8 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
     turns = next((fields[key] for key in CONVERSATION_KEYS if fields.get(key) is not None), None)
     if turns is None:
         turns = _turns_of_others(fields)
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        raise RowError("the conversation is a list of turns written as text", "parse it with json.loads")
     if not isinstance(turns, list) or not turns:
         raise RowError("the conversation is empty or not a list of turns", "add a question and its answer")
     messages: list[Message] = []
@@ -121,47 +151,111 @@ def messages_of(fields: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
     shown = 0
     for number, turn in enumerate(turns, 1):
         message, own = _message(turn, number, shown)
+        if message is None:
+            continue
         if len(message["content"]) > 1 or message["content"][0]["type"] == "image":
             shown += images_in([message])
         messages.append(message)
         references += own
-    system = fields.get("system")
-    if isinstance(system, str) and system:
+    if not messages:
+        raise RowError("the conversation is empty but for its system turn", "add a question and its answer")
+    if system := _system_of(fields):
         messages.insert(0, {"role": "system", "content": _text_parts(system, "system", 0)})
     _check_order([message["role"] for message in messages])
     return messages, references
 
 
+def _system_of(fields: Mapping[str, Any]) -> str:
+    """What a row says to the model under a key of its own; "" if nothing. Raises: RowError if it is no text."""
+    if not fields.get("system") and not fields.get("system_prompt"):
+        return ""
+    given = {key: fields[key] for key in ("system", "system_prompt") if fields.get(key)}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise RowError(f'"{key}" is not a text', "write it as a string, or drop the key")
+    said = [value for value in dict.fromkeys(given.values()) if value.strip()]
+    if len(said) > 1:
+        raise RowError('"system" and "system_prompt" differ', "keep one of the two")
+    return said[0] if said else ""
+
+
 def _turns_of_others(fields: Mapping[str, Any]) -> Any:
     """The turns of a row that spells them in one of OTHER_KEYS."""
-    rounds, prompt, completion = fields.get("texts"), fields.get("prompt"), fields.get("completion")
+    rounds = fields.get("texts")
     if isinstance(rounds, list):
-        for number, one in enumerate(rounds, 1):
-            if not isinstance(one, Mapping) or not {"user", "assistant"} <= one.keys():
-                reason = f'round {number} of "texts" has no "user" and "assistant"'
-                raise RowError(reason, 'write rounds as {"user": …, "assistant": …}')
-        return [{"role": role, "content": one[role]} for one in rounds for role in ("user", "assistant")]
-    if prompt is not None and completion is not None:
-        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        if isinstance(asked, list) and isinstance(said, list):
-            return [*asked, *said]
-        raise RowError(
-            '"prompt" and "completion" are neither texts nor lists of turns', "write them as one of both"
-        )
-    question, answer = fields.get("question"), fields.get("answer")
-    if isinstance(question, str) and isinstance(answer, str):
-        beside = next((key for key, value in fields.items() if value and _UNREAD.fullmatch(str(key))), None)
-        if beside is not None:
-            raise RowError(
-                f'"{beside}" beside "question" is not read', "write it into the question, as asked"
+        return _turns_of_rounds(rounds)
+    for asking, answering in PAIRS.items():
+        asked, said = fields.get(asking), fields.get(answering)
+        if asked is None or said is None:
+            continue
+        _refuse_beside(fields, asking)
+        if asking == "prompt" and not (_is_turns(asked) and _is_turns(said)):
+            reason = '"prompt" and "completion" are neither texts nor lists of turns'
+            raise RowError(reason, "write them as one of both")
+        if asking != "prompt":
+            asked, said = _text_of(asked, asking), _text_of(said, answering)
+        if asking == "instruction" and fields.get("input"):
+            asked += "\n" + _text_of(fields["input"], "input")
+        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+        return [*asked, *said]
+    raise _no_turns(fields)
+
+
+def _turns_of_rounds(rounds: list[Any]) -> list[Message]:
+    for number, one in enumerate(rounds, 1):
+        if not isinstance(one, Mapping) or not {"user", "assistant"} <= one.keys():
+            reason = f'round {number} of "texts" has no "user" and "assistant"'
+            raise RowError(reason, 'write rounds as {"user": …, "assistant": …}')
+    return [{"role": role, "content": one[role]} for one in rounds for role in ("user", "assistant")]
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, (str, list))
+
+
+def _text_of(value: Any, key: str) -> str:
+    """A question or an answer. Raises: RowError if it is not a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        raise RowError(f'"{key}" is {value} instead of text', 'write it as text, e.g. "yes" or "no"')
+    if isinstance(value, (int, float)):
+        fix = f'write it as text, e.g. "{value}"; if it counts the options, write the one that is meant'
+        raise RowError(f'"{key}" is a number ({value})', fix)
+    if isinstance(value, list):
+        raise RowError(f'"{key}" is a list', "write one of it as text, or a row for each")
+    raise RowError(f'"{key}" holds a value of type {type(value).__name__}', "write it as text")
+
+
+def _refuse_beside(fields: Mapping[str, Any], asking: str) -> None:
+    for key, value in fields.items():
+        if key != asking and _UNREAD.fullmatch(str(key)) and _says(value):
+            fix = "write it into the question, as asked, and drop the key"
+            raise RowError(f'"{key}" beside "{asking}" is not read', fix)
+
+
+def _says(value: Any) -> bool:
+    """Whether a value holds anything: not where it is null, empty, a list of such values, or "[]"."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return any(map(_says, value))
+    return value.strip() not in ("", "[]") if isinstance(value, str) else bool(value)
+
+
+def _no_turns(fields: Mapping[str, Any]) -> RowError:
+    """The fault of a row without turns that are read: what it has instead, and what to call it."""
+    read = ", ".join(f'"{asking}" with "{answering}"' for asking, answering in PAIRS.items())
+    for asking, answering in PAIRS.items():
+        if fields.get(asking) is not None and fields.get("answers") is None:
+            return RowError(
+                f'no "conversations" and no "messages"; "{asking}" without "{answering}"', _RENAME % read
             )
-        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    fix = (
-        'add the turns under one of these keys ("texts", "prompt" with "completion", and "question" with "answer" as '
-        "texts, are read too)"
-    )
-    raise RowError('no "conversations" and no "messages"', fix)
+    for key in ("answers", "problem"):
+        if fields.get(key):
+            return RowError(f'no "conversations" and no "messages"; "{key}" is not read', _FIXES[key])
+    return RowError('no "conversations" and no "messages"', _RENAME % read)
 
 
 def spelled_otherwise(fields: Mapping[str, Any]) -> bool:
@@ -182,7 +276,7 @@ def show_first(fields: Mapping[str, Any], messages: list[Message], images: int) 
     if images and not images_in(messages):
         first = next(message for message in messages if message["role"] == "user")
         first["content"] = [*({"type": "image"} for _ in range(images)), *first["content"]]
-    if not images and "image" not in fields and "images" not in fields:
+    if not images and not any(key in fields for key in IMAGE_KEYS):
         named = next((key for key, value in fields.items() if value and _OF_IMAGE.match(str(key))), None)
         if named is not None:
             raise RowError(f'"{named}" is not read', 'name the image under "image", or drop the key')
@@ -193,7 +287,8 @@ def images_in(messages: list[Message]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
+def _message(turn: Any, number: int, shown: int) -> tuple[Message | None, list[Any]]:
+    """The turn's message, and the images that its parts name; no message for a system turn that says nothing."""
     if type(turn) is not dict and not isinstance(turn, Mapping):  # the first is asked in a third of the time
         raise RowError(f"turn {number} is not an object", 'write turns as {"role": …, "content": …}')
     spelled = turn.get("role", turn.get("from"))
@@ -201,6 +296,8 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
     if role is None:
         reason = f"turn {number} has the unknown role {str(spelled)[:80]!r}"
         raise RowError(reason, f"use one of {', '.join(ROLES)}")
+    if len(turn) > 2:
+        refuse_images_of_turn(turn, number)
     content = turn.get("content", turn.get("value"))
     references: list[Any] = []
     if isinstance(content, str):
@@ -209,13 +306,19 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message, list[Any]]:
                 f"turn {number} ({role}) has {len(content):,} characters, the limit is {MAX_TURN_CHARS:,}"
             )
             raise RowError(reason, "shorten the turn, or drop the row")
+        if role == "user" and "<img>" in content:
+            refuse_images_in_text(content, number)
         parts = _text_parts(content, role, number)
+    elif content is None and role == "system":
+        return None, []
     elif isinstance(content, list):
         parts, references = _own_parts(content, role, number, shown)
     else:
         kind = "nothing" if content is None else f"a value of type {type(content).__name__}"
         raise RowError(f"turn {number} ({role}) holds {kind} instead of text", "write the turn as a string")
     if not _says_something(parts):
+        if role == "system":
+            return None, []
         raise RowError(f"turn {number} ({role}) is empty", "write its text, or drop the row")
     return {"role": role, "content": parts}, references
 
@@ -268,29 +371,20 @@ def _own_parts(
             shown += 1
             parts.append({"type": "image"})
             if kind == "image_url":
-                references.append(_of_url(part.get(kind)))
+                found = part.get(kind)
+                references.append(found.get("url") if isinstance(found, Mapping) else found)
             references += [part[key] for key in ("image", "path", "url") if part.get(key) is not None]
         elif isinstance(text, str):
             if TAG in text:
                 reason = f"turn {number} ({role}) has an {TAG} tag inside a text part"
                 raise RowError(reason, 'write it as a part {"type": "image"}')
+            if role == "user":
+                refuse_images_in_text(text, number)
             parts += _text_parts(text, role, number)
         else:
             reason = f"turn {number} ({role}) has a part of type {str(kind)[:80]!r} that is not understood"
             raise RowError(reason, 'use {"type": "text", "text": …}, and {"type": "image"} in user turns')
     return _joined(parts), references
-
-
-def _of_url(found: Any) -> Any:
-    """The image of an OpenAI part {"type": "image_url"}: what the URL holds (data:), or where it leads."""
-    url = found.get("url") if isinstance(found, Mapping) else found
-    data = _DATA_URL.match(url) if isinstance(url, str) else None
-    if data is None:
-        return url
-    try:
-        return base64.b64decode(url[data.end() :], validate=True)
-    except ValueError:
-        raise RowError("an image_url holds no whole base64 data", "encode the image again") from None
 
 
 def _joined(parts: list[dict[str, str]]) -> list[dict[str, str]]:

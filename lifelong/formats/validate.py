@@ -9,6 +9,7 @@ from typing import Any
 from lifelong.formats import shapes
 from lifelong.formats.faults import Limits, RowError
 from lifelong.formats.images import ImageOpener
+from lifelong.formats.unread import refuse_images
 from lifelong.samples import Sample, content_id, text_chars
 
 
@@ -41,7 +42,7 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     source_id = shapes.source_id(fields)
     if needs_id and source_id is None:
         reason = 'no "id", which the LLaVA format requires'
-        raise RowError(reason, "add a unique id, or convert to sharegpt, where it is optional")
+        raise RowError(reason, "add a unique id, or pass --format sharegpt, where it is optional")
     messages, own_references = shapes.messages_of(fields)
     references = shapes.image_references(fields)
     if own_references and references:
@@ -50,6 +51,8 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     references = references or own_references
     if record.members and (not references or len(references) == len(record.members) == 1):
         references = list(record.members)  # the archive tells which image it is, whatever the row calls it
+    references = references or shapes.image_of_folder(fields)
+    refuse_images(fields, references, shapes.READ_KEYS)
     shapes.show_first(fields, messages, len(references))
     _check_counts(messages, references, limits)
     images = tuple(opener.open(reference, record.members) for reference in references)

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from lifelong.formats.faults import FileError, Limits, RowError, first_line
 from lifelong.formats.jsontext import MAX_ROW_CHARS, json_record
+from lifelong.formats.unread import IMAGE_SUFFIXES
 from lifelong.formats.validate import Record
 
 NEEDS_ID = False
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _BLOCK = tarfile.BLOCKSIZE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -39,6 +40,49 @@ def test_a_folder_stands_for_its_train_files(name: str) -> None:
     rows = list(dataset.rows())
     assert len(rows) == 96
     assert {row.outcome for row in rows} == {"accepted"}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            "dev-0.parquet test-0.parquet validation-0.parquet",
+            "dev-0.parquet, test-0.parquet, validation-0.parquet",
+        ),
+        ("llava.jsonl test.jsonl val.jsonl", "llava.jsonl, test.jsonl, val.jsonl"),
+        ("a_train.tar a_val.tar", "a_train.tar, a_val.tar"),
+        ("val-0.tar valid-1.tar validation-2.tar", ""),
+        ("test-0.tar test-1.tar", ""),
+        ("attestation.jsonl contest.jsonl developer.jsonl", ""),
+        ("train-0.tar val-0.tar", ""),
+    ],
+)
+def test_splits_are_not_mixed(names: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in names.split():
+        (tmp_path / "data" / name).write_text("{}")
+    if told:
+        with pytest.raises(DatasetError, match=rf"several splits and no train-\* \({told}\); name one file"):
+            open_dataset(tmp_path, format="jsonl")
+    else:
+        assert len(open_dataset(tmp_path, format="jsonl").files) == (
+            1 if "train-" in names else len(names.split())
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.jsonl.gz", gzip.compress(b"{}"), "is compressed \\(gzip\\); decompress it first"),
+        ("a.tar", gzip.compress(b"{}"), "is compressed \\(gzip\\)"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", "is compressed \\(zstd\\)"),
+        ("a.csv", b"question,answer\n", "a table in text, which is not read; write it as Parquet"),
+    ],
+)
+def test_packed_files_and_tables_are_told(name: str, data: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DatasetError, match=reason):
+        open_dataset(tmp_path / name)
 
 
 def test_braces_expand_as_in_a_shell() -> None:
@@ -104,7 +148,9 @@ def test_a_hub_that_cannot_be_asked_is_a_fault(monkeypatch: pytest.MonkeyPatch, 
         ([{"id": "a", "texts": [], "image": "a.png"}], "sharegpt"),
         ([{"id": "a", "prompt": "", "completion": ""}], "sharegpt"),
         ([{"id": "a", "conversations": [], "question": "why?"}], "llava"),
-        ([3, {"image": "a.png"}], "llava"),
+        ([3, {"image": "a.png"}], "sharegpt"),
+        ([{"image": "a.png", "conversations": []}], "sharegpt"),
+        ([{"image": "a.png"}, {"id": "a"}], "llava"),
         ([], "sharegpt"),
     ],
 )

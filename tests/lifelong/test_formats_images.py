@@ -133,8 +133,13 @@ def test_a_given_root_is_the_only_root(tmp_path: Path, opener: ImageOpener) -> N
         ("/etc/passwd", "absolute path"),
         ("C:\\Windows\\a.png", "absolute path"),
         ("https://example.org/a.png", "is a URL"),
-        ("file:///etc/passwd", "is a URL"),
-        ("data:image/png;base64,AAAA", "is a URL"),
+        ("file:///etc/passwd", "absolute path"),
+        ("file://../outside.png", "leaves the image root"),
+        ("data:image/svg+xml,<svg/>", "is a URL"),
+        ("data:image/png;base64,AAAA", "is not an image"),
+        ("data:image/png;base64,A", "no whole base64"),
+        ("iVBOR" + "A" * 70, "no whole base64"),
+        ("iVBOR.png", "not found"),
         ("images", "is not a file"),
         ("pipe.png", "is not a file"),
         ("link.png", "symbolic link that leaves"),
@@ -158,6 +163,32 @@ def test_nothing_outside_the_root_is_opened(
         opener.open(name)
     assert reason in fault.value.reason
     assert fault.value.fix
+
+
+def test_links_of_a_hub_cache_lead_to_its_blobs_and_nowhere_else(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--me--ds"
+    snapshot = repository / "snapshots" / "abc" / "images"
+    for folder in (
+        snapshot,
+        repository / "blobs",
+        tmp_path / "blobs",
+        tmp_path / "datasets--me--other" / "blobs",
+    ):
+        folder.mkdir(parents=True)
+    targets = ("blobs/1", "refs", "../blobs/1", "../datasets--me--other/blobs/1", "../datasets--me--ds2")
+    for number, target in enumerate(targets):
+        (repository / target).resolve().write_bytes(encode(gradient()))
+        (snapshot / f"{number}.png").symlink_to(os.path.relpath(repository / target, snapshot))
+    for images, name in ((None, "images/0.png"), (snapshot.parent, "images/0.png"), (snapshot, "0.png")):
+        opener = ImageOpener(snapshot.parent / "train.json", images, Limits())
+        assert opener.open(name).width == 16
+    for number in range(1, len(targets)):
+        with pytest.raises(RowError, match="symbolic link that leaves"):
+            opener.open(f"{number}.png")
+    (tmp_path / "plain" / "snapshots").mkdir(parents=True)
+    (tmp_path / "plain" / "snapshots" / "a.png").symlink_to(tmp_path / "blobs" / "1")
+    with pytest.raises(RowError, match="symbolic link that leaves"):
+        ImageOpener(tmp_path / "plain" / "snapshots" / "rows.json", None, Limits()).open("a.png")
 
 
 def test_archive_members_never_mean_files(opener: ImageOpener) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong.formats import Limits
+from lifelong.formats import Limits, jsontext
 from lifelong.formats.faults import FileError
-from lifelong.formats.jsontext import line_records, list_records
+from lifelong.formats.jsontext import MAX_ROW_CHARS, line_records, list_records
 from lifelong.formats.validate import Record
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -172,3 +172,30 @@ def test_after_a_line_that_is_too_long_comes_the_next_row(scratch: Path) -> None
     assert [next(records).fault is None for _ in range(2)] == [True, False]
     with pytest.raises(FileError, match="byte 0xe9 at offset 5020"):
         next(records)
+
+
+@pytest.mark.parametrize("start", ["iVBOR", "data:image/png;base64,", "data:image\\/png;base64,"])
+def test_images_in_base64_may_make_a_row_long(scratch: Path, start: str) -> None:
+    row = f'{{"image": "{start}{"A" * (MAX_ROW_CHARS + 100)}", "more": ["]"]}}'
+    records, fault = read(scratch, f'[{row}, {row},{{"b": 2}}]'.encode(), 1 << 20)
+    assert fault is None
+    assert [record.fault is None for record in records] == [True, True, True]
+    scratch.write_text(f'{row}\n{{"b": 2}}\n{row}\n')
+    assert [record.fault is None for record in line_records(scratch, Limits())] == [True, True, True]
+
+
+@pytest.mark.parametrize("long", ['"%s"', '{"a": ["iVBOR", "\\"%s\\\\", "]"]}', "[%s1]", '"iVBOR%s"'])
+def test_a_row_that_is_too_long_costs_one_row(
+    scratch: Path, long: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in {"MAX_ROW_CHARS": 4000, "MAX_INLINE_CHARS": 9000}.items():
+        monkeypatch.setattr(jsontext, name, limit)
+    row = long % ("A," * 5000 if '"' in long else "1," * 5000)
+    for chunk in (1, 7, 1 << 20):
+        records, fault = read(scratch, f'[{{"a": 1}}, {row} , {row},{{"b": 2}}]'.encode(), chunk)
+        assert fault is None
+        assert [record.raw for record in records] == [{"a": 1}, None, None, {"b": 2}]
+        assert "the row is longer than 4,000 characters" in records[1].fault.reason
+        records, fault = read(scratch, f'[{{"a": 1}}, {row[:-1]}'.encode(), chunk)
+        assert [record.raw for record in records] == [{"a": 1}]
+        assert "row 1 is longer than 4,000 characters and does not end" in fault.reason

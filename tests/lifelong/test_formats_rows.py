@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,21 @@ def test_text_survives_the_way_through_parts(folder: Path, pieces: list[str]) ->
         {"prompt": turns([IMAGE, text("hi")])[:1], "completion": turns("hi")[1:], "images": ["a.png"]},
         {"prompt": "hi", "completion": "yes", "image": "a.png"},
         {"question": "hi", "answer": "yes", "image": "a.png", "options": []},
+        {
+            "question": "hi",
+            "answer": "yes",
+            "image": "a.png",
+            "options": "[]",
+            "A": None,
+            "choices": {"text": []},
+        },
+        {"question": "hi", "answer": "yes", "image": "a.png", "multiple_choice_answer": "yes"},
+        {"query": "<image>hi", "response": "yes", "images": ["a.png"], "history": []},
+        {"instruction": "hi", "input": "", "output": "yes", "image": "a.png"},
+        {"question": "hi", "answer": "yes", "file_name": "a.png"},
+        {"messages": turns("<image>hi"), "images": [], "image": "a.png"},
+        {"messages": turns("<image>hi"), "images": ["a.png"], "image": "a.png", "file_name": "coco/a.png"},
+        {"messages": turns("<image>hi"), "image": "a.png", "image_url": "https://x.org/a.png", "image_id": 7},
     ],
 )
 def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any]) -> None:
@@ -106,13 +122,50 @@ def test_every_spelling_gives_the_same_sample(folder: Path, row: dict[str, Any])
     assert read_one(folder, row).sample.sample_id == plain.sample.sample_id
 
 
-def test_an_image_in_a_url_is_that_in_a_file(folder: Path) -> None:
-    data = base64.b64encode((folder / "a.png").read_bytes()).decode()
-    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-    within = read_one(folder, {"messages": turns([part, text("hi")])})
-    assert within.sample is not None, within.reason
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"image_id": "7", "image_width": 4, "url": "https://x.org/a.png"},
+        {"image": ""},
+        {"images": [], "image": None, "image_path": "", "img": [], "picture": "a cat"},
+        {"scan": {"bytes": None, "path": None}},
+    ],
+)
+def test_what_is_no_image_is_no_reason_to_refuse(folder: Path, more: dict[str, Any]) -> None:
+    row = read_one(folder, {"messages": turns("hi <img>it</img>"), **more})
+    assert row.sample is not None, row.reason
+    assert row.sample.text_only
+
+
+def test_images_in_columns_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict(
+        {"question": ["hi", "ho"], "answer": ["a", "b"], "page_1": [PillowImage.new("RGB", (4, 4)), None]},
+        datasets.Features(
+            question=datasets.Value("string"), answer=datasets.Value("string"), page_1=datasets.Image()
+        ),
+    )
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    table.save_to_disk(str(tmp_path / "saved"))
+    for name in ("rows.parquet", "saved"):
+        refused, accepted = open_dataset(tmp_path / name).rows()
+        assert refused.reason == '"page_1" holds an image and is not read'
+        assert accepted.outcome == "accepted"
+
+
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,", "data:image/png;name=a;base64,"])
+def test_an_image_in_base64_is_that_in_a_file(folder: Path, start: str) -> None:
+    data = start + base64.b64encode((folder / "a.png").read_bytes()).decode()
     plain = read_one(folder, {"messages": turns("<image>hi"), "images": ["a.png"]})
-    assert within.sample.sample_id == plain.sample.sample_id
+    for row in (
+        {"messages": turns([{"type": "image_url", "image_url": {"url": data}}, text("hi")])},
+        {"messages": turns([{**IMAGE, "image": data}, text("hi")])},
+        {"messages": turns("<image>hi"), "image": data},
+        {"messages": turns("<image>hi"), "images": [data]},
+        {"messages": turns("<image>hi"), "images": ["file://a.png"]},
+    ):
+        within = read_one(folder, row)
+        assert within.sample is not None, within.reason
+        assert within.sample.sample_id == plain.sample.sample_id
 
 
 def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
@@ -123,12 +176,29 @@ def test_images_come_before_the_first_question_of_rounds(folder: Path) -> None:
     assert shown == [[IMAGE, IMAGE, text("one")], [text("yes")], [text("two")], [text("no")]]
 
 
+@pytest.mark.parametrize("empty", ["", " \n", None, []])
+def test_an_empty_system_turn_is_none(folder: Path, empty: Any) -> None:
+    row = read_one(folder, {"messages": [{"role": "system", "content": empty}, *turns("hi")], "system": ""})
+    assert row.sample is not None, row.reason
+    assert [message["role"] for message in row.sample.messages] == ["user", "assistant"]
+    assert (
+        "empty but for its system turn"
+        in read_one(folder, {"messages": [{"role": "system", "content": empty}]}).reason
+    )
+
+
+def test_the_input_of_an_instruction_comes_after_it(folder: Path) -> None:
+    row = read_one(folder, {"instruction": "Name it.", "input": "a dog", "output": "dog"})
+    assert row.sample.messages[0]["content"] == [text("Name it.\na dog")]
+
+
 def test_system_turns_come_first(folder: Path) -> None:
     system = {"role": "system", "content": "be brief"}
     first = read_one(folder, {"messages": [system, *turns("hi")]})
     apart = read_one(folder, {"messages": turns("hi"), "system": "be brief"})
     assert first.sample.messages[0] == {"role": "system", "content": [text("be brief")]}
-    assert first.sample.sample_id == apart.sample.sample_id
+    prompted = read_one(folder, {"messages": turns("hi"), "system": " ", "system_prompt": "be brief"})
+    assert first.sample.sample_id == apart.sample.sample_id == prompted.sample.sample_id
     assert (
         "turn 2 is by system where one by assistant"
         in read_one(folder, {"messages": [turns("hi")[0], system]}).reason
@@ -169,12 +239,48 @@ def test_system_turns_come_first(folder: Path) -> None:
             '"options" beside "question" is not read',
         ),
         ({"question": "hi", "answer": "A", "A": "yes", "B": "no"}, '"A" beside "question" is not read'),
+        *(
+            ({"question": "hi", "answer": "A", key: "no"}, f'"{key}" beside "question" is not read')
+            for key in (
+                "multiple_choices",
+                "answer_choices",
+                "Options",
+                "candidates",
+                "a",
+                "article",
+                "instruction",
+            )
+        ),
+        ({"prompt": "hi", "completion": "A", "options": ["no"]}, '"options" beside "prompt" is not read'),
+        ({"query": "hi", "response": "A", "history": [["a", "b"]]}, '"history" beside "query" is not read'),
+        ({"question": "hi", "answers": ["yes"]}, '"answers" is not read'),
+        ({"question": "hi", "answer": ["yes"]}, '"answer" is a list'),
+        ({"question": "hi", "answer": 7}, '"answer" is a number (7)'),
+        ({"question": "hi", "answer": True}, '"answer" is True instead of text'),
+        ({"question": "hi", "answer": {"text": "yes"}}, '"answer" holds a value of type dict'),
+        ({"question": "hi", "answer": None}, '"question" without "answer"'),
+        ({"problem": "hi", "solution": "yes"}, '"problem" is not read'),
+        ({"conversations": json.dumps(spoken("hi"))}, "a list of turns written as text"),
+        ({"messages": turns("hi"), "system": ["be brief"]}, '"system" is not a text'),
+        ({"messages": turns("hi"), "system": "be brief", "system_prompt": "be long"}, "differ"),
         ({"question": "hi", "answer": "yes", "imageId": "n7"}, '"imageId" is not read'),
+        ({"messages": turns("hi"), "image_path": "a.png"}, '"image_path" names an image and is not read'),
+        ({"messages": turns("hi"), "image": None, "imgname": "a.JPG"}, '"imgname" names an image'),
+        ({"messages": turns("hi"), "screenshot": ["a.png"]}, '"screenshot" names an image'),
+        ({"messages": turns("hi"), "img": "data:image/png;base64," + "A" * 60}, '"img" names an image'),
+        ({"messages": turns("hi"), "scan": {"bytes": None, "path": "a.png"}}, '"scan" holds an image'),
+        ({"messages": turns("<image>hi"), "image": "a.png", "image_2": "b.png"}, '"image_2" names an image'),
+        ({"messages": turns("<image>hi"), "image": "a.png", "images": ["b.png"]}, '"images" does not'),
+        ({"messages": turns("hi"), "file_name": "a.png"}, "0 <image> tag(s)"),
+        ({"messages": [{**turns("hi")[0], "images": ["a.png"]}, turns("hi")[1]]}, 'image under "images"'),
+        ({"messages": turns("Picture 1: <img>a.png</img>\nhi")}, "turn 1 names an image in its text"),
+        ({"messages": turns([text("<img>a.png</img>hi")])}, "turn 1 names an image in its text"),
         ({"prompt": 3, "completion": "yes"}, "neither texts nor lists of turns"),
         ({"messages": turns("hi"), "images": ["a.png"]}, "0 <image> tag(s)"),
         ({"messages": turns("  \n")}, "turn 1 (user) is empty"),
         ({"messages": turns("hi"), "videos": ["a.mp4"]}, '"videos" is not supported'),
         ({"messages": turns("hi"), "id": True}, "neither text nor an integer"),
+        ({"messages": turns("hi"), "id": 1.5}, "neither text nor an integer"),
         ({"messages": turns("hi"), "id": ["x"]}, "neither text nor an integer"),
         ({"messages": turns("hi" * 60)}, "123 characters of text, the limit is 100"),
         ({"messages": turns(TAG * 3), "images": ["a.png"] * 3}, "3 images, the limit is 2"),
@@ -193,6 +299,12 @@ def test_only_llava_requires_an_id(folder: Path) -> None:
     assert read_one(folder, row).outcome == "accepted"
     assert 'no "id"' in read_one(folder, row, "llava").reason
     assert read_one(folder, {**row, "id": 12}, "llava").source_id == "12"
+
+
+@pytest.mark.parametrize(("found", "told"), [(1.0, "1"), ("", None), (7, "7"), ("1.0", "1.0")])
+def test_ids_are_told_as_text(folder: Path, found: Any, told: str | None) -> None:
+    row = read_one(folder, {"id": found, "messages": turns("hi")})
+    assert (row.outcome, row.source_id) == ("accepted", told)
 
 
 def test_duplicates_and_repeated_ids(folder: Path) -> None:
