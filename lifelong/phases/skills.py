@@ -12,7 +12,7 @@ from lifelong.engines.work import EvalBlock, item_of, places_of
 from lifelong.errors import InputError
 from lifelong.evaluate.lmms import is_external, require, task_of
 from lifelong.evaluate.metrics import Metric, mean_and_stderr
-from lifelong.evaluate.options import options_of
+from lifelong.evaluate.options import field_of, options_of
 from lifelong.evaluate.skills import Answer, metric_named, refusal
 from lifelong.formats import open_dataset
 from lifelong.loader import CarriedLoader, keep_image
@@ -125,8 +125,7 @@ def _first(refused: list[dict[str, Any]]) -> str:
 
 
 def _options(messages: list[dict[str, Any]], answer: str, raw: Any) -> list[str]:
-    given = raw.get("options") if isinstance(raw, dict) else None
-    return options_of(_text(messages[-2]), answer, given)
+    return options_of(_text(messages[-2]), answer, field_of(raw))
 
 
 def _text(message: dict[str, Any]) -> str:
