@@ -17,6 +17,7 @@ from lifelong.engines import open_engine
 from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
+from lifelong.formats.columns import columns_of
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
@@ -68,6 +69,8 @@ def select(
             f"this method reads {', '.join(sorted(plan.signals))} from a model: pass --model with a folder or hub name"
         )
     source = open_dataset(dataset, images=images, format=format)
+    if source.format == "parquet":
+        columns_of(source.files)  # files that disagree show before anything is measured
     with scratch(dataset, config, images=images, format=format, progress=progress) as context:
         run_phases(context, SELECTING)
         return _write(context, source, Path(out))
@@ -131,7 +134,7 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     table = table.add_column(0, "file", pa.array([file for file, _ in places] + [None] * extra))
     table = table.add_column(1, "row", pa.array([row for _, row in places] + [None] * extra, type=pa.int64()))
     table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows] + [None] * extra))
-    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files[0])
+    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
     beside = out.with_name(out.name + ".decisions.parquet")
     pq.write_table(table, beside)
     return Selected(count, written, out, beside, source.format)

@@ -187,3 +187,17 @@ def test_a_name_of_another_format_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "picked.jsonl is a file of format parquet" in capsys.readouterr().err
     select(entry("nlvr")["train"], tmp_path / "picked.parquet")
     assert "note" not in capsys.readouterr().err
+
+
+def test_shards_that_disagree_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(entry("nlvr")["train"])
+    for number, extra in enumerate(([1] * len(table), ["x"] * len(table))):
+        pq.write_table(table.append_column("extra", [extra]), tmp_path / f"a-{number}.parquet")
+    command = ["select", str(tmp_path), "--method", "random", "--out", str(tmp_path / "out.parquet")]
+    assert invoke(command) == 1
+    said = capsys.readouterr().err
+    assert "a-0.parquet and" in said
+    assert 'disagree on the column "extra": int64 and string' in said
+    assert "ingest" not in said
