@@ -11,6 +11,7 @@ from lifelong.context import Stores
 from lifelong.errors import InputError
 
 REFUSALS_SHOWN = 20
+REFUSED = ("rejected", "duplicate")
 
 
 def why(stores: Stores, sample: str) -> dict[str, Any]:
@@ -56,13 +57,27 @@ def why_selected(decisions: Path, sample: str) -> dict[str, Any]:
             f"{decisions}: nothing is named {sample!r}: give a sample id (or its first characters), the row's own id, "
             "or file:row"
         )
-    named = [{**row, "status": "selected" if row["selected"] else "not selected"} for row in found]
-    return {"samples": [_of_table(row) for row in named], "refused": []}
+    refused = [_refusal_of_table(row) for row in found if _status(row) in REFUSED]
+    samples = [_of_table({**row, "status": _status(row)}) for row in found if _status(row) not in REFUSED]
+    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN]}
+
+
+def _status(row: dict[str, Any]) -> str:
+    """selected, not selected, or why a row without a cluster was not asked: quarantined, rejected, duplicate."""
+    if row.get("cluster") is None:
+        return str(row["reason"]).partition(":")[0]
+    return "selected" if row["selected"] else "not selected"
+
+
+def _refusal_of_table(row: dict[str, Any]) -> dict[str, Any]:
+    outcome, _, reason = str(row["reason"]).partition(": ")
+    told = {name: row.get(name) for name in ("dataset", "file", "row", "source_id")}
+    return told | {"timestep": 1, "outcome": outcome, "reason": reason, "fix": "", "of": row["sample_id"]}
 
 
 def _is_named(row: dict[str, Any], sample: str) -> bool:
     own = (row.get("source_id"), f"{row.get('file')}:{row.get('row')}")
-    return sample in own or str(row["sample_id"]).startswith(sample.lower())
+    return sample in own or (row["sample_id"] or "").startswith(sample.lower())
 
 
 def _of_table(row: dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +151,7 @@ def tell(found: dict[str, Any]) -> str:
                 + (f", measured at timestep {decision['measured']}" if "measured" in decision else "")
             )
     for refusal in found["refused"]:
-        lines.append(
-            f"refused: {refusal['dataset']}, {refusal['file']} row {refusal['row']} ({refusal['source_id']}): "
-            f"{refusal['reason']}; {refusal['fix']}"
-        )
+        place = f"{refusal['dataset']}, {refusal['file']} row {refusal['row']} ({refusal['source_id']})"
+        told = "; ".join(filter(None, [refusal["reason"], refusal["fix"]]))
+        lines.append(f"refused: {place}: {told}")
     return "\n".join(lines)
