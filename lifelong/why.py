@@ -17,7 +17,8 @@ REFUSED = ("rejected", "duplicate")
 def why(stores: Stores, sample: str) -> dict[str, Any]:
     """What became of a sample, named by its sample id (or the beginning of it) or its id in its dataset.
 
-    Returns {"samples": [{sample, its decisions per timestep}…], "refused": [rows that never joined…]}.
+    Returns {"samples": [{sample, its decisions per timestep}…], "refused": [rows that never joined, or were refused
+    of an eval set…]}.
 
     Raises:
         InputError: nothing on record has that name.
@@ -27,13 +28,26 @@ def why(stores: Stores, sample: str) -> dict[str, Any]:
         {**asdict(refusal), "dataset": dataset, "timestep": timestep}
         for dataset, timestep, refusal in stores.pool.refusals_named(sample)
     ]
-    if not rows and not refused:
+    of_evals = _eval_refusals(stores, sample)
+    if not rows and not refused and not of_evals:
         raise InputError(
             f"nothing on record is named {sample!r}: give a sample id (or its first characters), the row's own id, "
-            "or file:row of a refused row"
+            "file:row of a refused row, or the file of an eval set for all its refused rows"
         )
     samples = [_sample(row) | {"decisions": _decisions(stores, row.sample_id, row.arrived)} for row in rows]
-    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN]}
+    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN] + of_evals}
+
+
+def _eval_refusals(stores: Stores, name: str) -> list[dict[str, Any]]:
+    """Rows of eval sets that were refused whose own id, file:row or file is `name`."""
+    found = []
+    for skill in stores.evals.skills():
+        for row in stores.ledger.get_meta(f"eval_refused/{skill.name}", []):
+            refusal = {"source_id": None, "fix": "", **row}
+            if name in (refusal["source_id"], refusal["file"], f"{refusal['file']}:{refusal['row']}"):
+                about = {"dataset": f"eval set of {skill.name}", "timestep": skill.timestep}
+                found.append({"outcome": "rejected", "of": None, **refusal, **about})
+    return found
 
 
 def why_selected(decisions: Path, sample: str) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def register(context: Context, feed: Feed) -> None:
     if refused:
         stores.ledger.set_meta(f"eval_refused/{feed.skill}", refused)
         context.progress.say(
-            f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {_first(refused)}"
+            f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {_first(refused)} "
+            f"(all: lifelong why {context.root} {refused[0]['file']})"
         )
 
 

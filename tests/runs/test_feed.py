@@ -271,6 +271,14 @@ def test_an_eval_row_that_the_processor_refuses_is_on_record_and_the_others_are_
     assert "the token may not be written out" in refused[0]["reason"]
     assert "is longer than the model's" in refused[1]["reason"]
 
+    assert run.why(rows[1]["id"])["refused"] == run.why("eval.json:1")["refused"]
+    capsys.readouterr()
+    assert invoke(["why", str(run.root), "eval.json"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].rsplit(" ", 1)[0] for line in told] == [
+        f"eval set of vqa, eval.json row {number}" for number in (1, 2)
+    ]
+
 
 def test_an_eval_row_that_a_smaller_limit_refuses_later_is_named(
     new_run: NewRun, tmp_path: Path, edit_config: Callable[..., None]
