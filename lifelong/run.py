@@ -145,10 +145,13 @@ class Run(Steering):
         format: str | None = None,
         licence: str | None = None,
         origin: str | None = None,
+        eval_images: str | Path | None = None,
+        eval_format: str | None = None,
     ) -> dict[str, Any]:
         """One timestep: the dataset joins, is measured, selected from, trained on, tested; returns the status.
 
-        licence, origin: of the dataset, for the cards of what is exported.
+        licence, origin: of the dataset, for the cards of what is exported. eval_images, eval_format: of the eval set;
+        by default those of the dataset.
 
         Raises:
             InputError: the dataset cannot be read, or holds nothing new; the run is as it was.
@@ -165,6 +168,8 @@ class Run(Steering):
             metric=metric,
             licence=licence,
             origin=origin,
+            eval_images=absolute(eval_images),
+            eval_format=eval_format,
         )
         with self._writing() as stores:
             from lifelong.phases.ingest import refuse_repeated

@@ -38,7 +38,7 @@ def register(context: Context, feed: Feed) -> None:
     if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
         return
     metric = metric_named(feed.metric or "exact_match")
-    dataset = open_dataset(feed.eval, images=feed.images, format=feed.format)
+    dataset = open_dataset(feed.eval, images=feed.images_of_eval, format=feed.format_of_eval)
     reference = context.config.pool.media == "reference"
     refused: list[dict[str, Any]] = []
     with stores.media.writer(context.timestep) as writer:

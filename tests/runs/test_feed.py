@@ -299,6 +299,21 @@ def _short(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
+def test_an_eval_set_may_have_images_and_a_format_of_its_own(new_run: NewRun, tmp_path: Path) -> None:
+    rows = rows_of("easyvqa", "eval")[:2]
+    found, images = with_own_images(tmp_path / "tested", "easyvqa", rows)
+    lines = found.with_suffix(".jsonl")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, shown = with_own_images(tmp_path / "learned", "tux_caption", rows_of("tux_caption")[:8])
+    pictures = ("--images", shown, "--format", "llava")
+    tested = ("--eval", lines, "--eval-images", images.rename(tmp_path / "shown"), "--eval-format", "jsonl")
+    run = new_run(recipe="random")
+    for command in ("plan", "feed"):
+        assert invoke([command, *map(str, (run.root, train, *pictures, *tested))]) == 0
+    with run.reading() as stores:
+        assert [cell.n for cell in stores.ledger.evaluations()] == [2, 2]
+
+
 def test_a_model_that_cannot_be_loaded_shows_before_anything_is_fed(
     llava: str, tmp_path: Path, edit_config: Callable[..., None]
 ) -> None:
