@@ -255,7 +255,21 @@ class Run(Steering):
         except BaseException as error:
             self._note_fault(stores, context, error)
             self.callbacks.call("on_error", context.timestep, error)
+            if type(error) is InputError and (way := self._way_out(stores, context.timestep)):
+                raise InputError(f"{error}; {way}") from error
             raise
+
+    def _way_out(self, stores: Stores, timestep: int) -> str:
+        """What can be done about a timestep that stopped at its input, in words; "" where nothing of it was taken."""
+        if stores.ledger.phase(timestep, "ingest") is None:
+            return ""
+        way = f"once that is mended, `lifelong resume {self.root}` goes on"
+        if stores.ledger.phase(0, "start") is None:
+            return way
+        return f"{way}; {self._giving_up(timestep)}"
+
+    def _giving_up(self, timestep: int) -> str:
+        return f"`lifelong rollback {self.root} --to {timestep - 1}` gives timestep {timestep} up"
 
     def _note_fault(self, stores: Stores, context: Context, error: BaseException) -> None:
         """Keep what `resume` must know of how the timestep stopped."""
@@ -327,7 +341,8 @@ class Run(Steering):
         if request is not None:
             raise RunError(
                 f"timestep {request['timestep']} ({request['feed']['name']}) of {self.root} is unfinished; "
-                f"finish it with `lifelong resume {self.root}`"
+                f"finish it with `lifelong resume {self.root}`, or where that cannot be done: "
+                f"{self._giving_up(request['timestep'])}"
             )
 
     def _refuse_stopped(self, stores: Stores) -> None:

@@ -299,6 +299,28 @@ def _short(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
+def test_a_dataset_of_which_nothing_can_be_measured_can_be_given_up(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = rows_of("easyvqa")[:4]
+    for row in rows:
+        row["conversations"][0]["value"] = f"<image>\nWhat does <|image_pad|> stand for in {row['id']}?"
+    run = Run.create(
+        tmp_path / "run", model=str(model_folders["qwen2_5_vl"]), recipe="random", config=settings()
+    )
+    way = f"`lifelong rollback {run.root} --to 0` gives timestep 1 up"
+    faulty = write_rows(tmp_path / "faulty.json", rows)
+    with pytest.raises(InputError, match="none of 4 samples can be measured") as caught:
+        run.feed(faulty, images=entry("easyvqa")["images"])
+    assert way in str(caught.value)
+    found = small_entry(tmp_path, "easyvqa", rows=8, evals=0)
+    with pytest.raises(RunError, match="is unfinished") as caught:
+        feed_entry(run, found)
+    assert way in str(caught.value)
+    run.rollback(0)
+    assert feed_entry(run, found)["pool"]["live"] == 8
+
+
 def test_an_eval_set_may_have_images_and_a_format_of_its_own(new_run: NewRun, tmp_path: Path) -> None:
     rows = rows_of("easyvqa", "eval")[:2]
     found, images = with_own_images(tmp_path / "tested", "easyvqa", rows)
