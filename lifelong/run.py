@@ -263,10 +263,7 @@ class Run(Steering):
         """What can be done about a timestep that stopped at its input, in words; "" where nothing of it was taken."""
         if stores.ledger.phase(timestep, "ingest") is None:
             return ""
-        way = f"once that is mended, `lifelong resume {self.root}` goes on"
-        if stores.ledger.phase(0, "start") is None:
-            return way
-        return f"{way}; {self._giving_up(timestep)}"
+        return f"once that is mended, `lifelong resume {self.root}` goes on; {self._giving_up(timestep)}"
 
     def _giving_up(self, timestep: int) -> str:
         return f"`lifelong rollback {self.root} --to {timestep - 1}` gives timestep {timestep} up"
