@@ -54,7 +54,8 @@ def as_run_errors(root: Path) -> Iterator[None]:
 class Feed:
     """One arrival: the dataset of a timestep and how it is tested. Paths are absolute.
 
-    licence, origin: what the stream says of it, for cards.
+    licence, origin: what the stream says of it, for cards. eval_images, eval_format: of the eval set, where they are
+    others than those of the dataset.
     """
 
     name: str
@@ -66,6 +67,16 @@ class Feed:
     metric: str | None = None
     licence: str | None = None
     origin: str | None = None
+    eval_images: str | None = None
+    eval_format: str | None = None
+
+    @property
+    def images_of_eval(self) -> str | None:
+        return self.eval_images or self.images
+
+    @property
+    def format_of_eval(self) -> str | None:
+        return self.eval_format or self.format
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from stores.commit import Committed, commit_file
 
 if TYPE_CHECKING:
     from lifelong.context import Context
+    from stores.pool import PoolRow
 
 NO_ROW = -1
 ROWS_READ = 1 << 16
@@ -115,13 +116,18 @@ def decisions_table(context: Context, decisions: Decisions) -> Any:
     return pa.concat_tables([pa.table(columns), quarantined], promote_options="permissive")
 
 
+def quarantined_now(context: Context) -> list[PoolRow]:
+    """The samples that this timestep could not measure, in order of arrival."""
+    pool = context.stores.pool
+    ordinals = pool.arrays("quarantined")["ordinal"]
+    return [row for row in pool.rows(ordinals) if row.changed == context.timestep]
+
+
 def _quarantined(context: Context, columns: dict[str, Any]) -> Any:
     """Rows for the samples that this timestep could not measure: no cluster, no score, only the reason."""
     import pyarrow as pa
 
-    pool = context.stores.pool
-    ordinals = pool.arrays("quarantined")["ordinal"]
-    rows = [row for row in pool.rows(ordinals) if row.changed == context.timestep]
+    rows = quarantined_now(context)
     known = {
         "sample_id": [row.sample_id for row in rows],
         "dataset": [row.dataset for row in rows],

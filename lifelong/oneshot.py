@@ -12,11 +12,12 @@ import numpy as np
 
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import ADAPTER, Context, Feed, ModelHolder, Stores, as_run_errors
-from lifelong.decisions import Decisions, decisions_table
+from lifelong.decisions import Decisions, decisions_table, quarantined_now
 from lifelong.engines import open_engine
 from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
+from lifelong.formats.columns import columns_of
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
@@ -68,6 +69,8 @@ def select(
             f"this method reads {', '.join(sorted(plan.signals))} from a model: pass --model with a folder or hub name"
         )
     source = open_dataset(dataset, images=images, format=format)
+    if source.format == "parquet":
+        columns_of(source.files)  # files that disagree show before anything is measured
     with scratch(dataset, config, images=images, format=format, progress=progress) as context:
         run_phases(context, SELECTING)
         return _write(context, source, Path(out))
@@ -127,14 +130,35 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     budget = budget_of(context.config.train.budget, context.result("ingest")["accepted"])
     if len(chosen) < budget:
         raise InputError(f"the budget asks for {budget} rows and only {len(chosen)} of them can be used")
-    extra = len(table) - len(rows)  # quarantined samples come last
-    table = table.add_column(0, "file", pa.array([file for file, _ in places] + [None] * extra))
-    table = table.add_column(1, "row", pa.array([row for _, row in places] + [None] * extra, type=pa.int64()))
-    table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows] + [None] * extra))
-    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files[0])
+    rows += quarantined_now(context)  # as in the table, they come last
+    table = table.add_column(0, "file", pa.array([row.file for row in rows]))
+    table = table.add_column(1, "row", pa.array([row.row for row in rows], type=pa.int64()))
+    table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows], type=pa.string()))
+    table = pa.concat_tables([table, _refused(context, table.column_names)], promote_options="permissive")
+    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
     beside = out.with_name(out.name + ".decisions.parquet")
     pq.write_table(table, beside)
     return Selected(count, written, out, beside, source.format)
+
+
+def _refused(context: Context, columns: Sequence[str]) -> Any:
+    """A table with a row for each row of the dataset that never joined: rejected, or a copy of another."""
+    import pyarrow as pa
+
+    refusals = list(context.stores.pool.refusals())
+    count = len(refusals)
+    known = {
+        "file": [each.file for each in refusals],
+        "row": pa.array([each.row for each in refusals], type=pa.int64()),
+        "source_id": pa.array([each.source_id for each in refusals], type=pa.string()),
+        "sample_id": pa.array([each.of for each in refusals], type=pa.string()),
+        "dataset": [context.feed.name] * count,
+        "skill": [context.feed.skill] * count,
+        "selected": [False] * count,
+        "pruned": [False] * count,
+        "reason": [f"{each.outcome}: {each.reason}; {each.fix}" for each in refusals],
+    }
+    return pa.table({name: known.get(name, pa.nulls(count)) for name in columns})
 
 
 def _chosen_rows(source: Dataset, chosen: set[tuple[str, int | None]]) -> Iterator[tuple[Any, Sample]]:

@@ -145,10 +145,13 @@ class Run(Steering):
         format: str | None = None,
         licence: str | None = None,
         origin: str | None = None,
+        eval_images: str | Path | None = None,
+        eval_format: str | None = None,
     ) -> dict[str, Any]:
         """One timestep: the dataset joins, is measured, selected from, trained on, tested; returns the status.
 
-        licence, origin: of the dataset, for the cards of what is exported.
+        licence, origin: of the dataset, for the cards of what is exported. eval_images, eval_format: of the eval set;
+        by default those of the dataset.
 
         Raises:
             InputError: the dataset cannot be read, or holds nothing new; the run is as it was.
@@ -165,6 +168,8 @@ class Run(Steering):
             metric=metric,
             licence=licence,
             origin=origin,
+            eval_images=absolute(eval_images),
+            eval_format=eval_format,
         )
         with self._writing() as stores:
             from lifelong.phases.ingest import refuse_repeated
@@ -250,7 +255,18 @@ class Run(Steering):
         except BaseException as error:
             self._note_fault(stores, context, error)
             self.callbacks.call("on_error", context.timestep, error)
+            if type(error) is InputError and (way := self._way_out(stores, context.timestep)):
+                raise InputError(f"{error}; {way}") from error
             raise
+
+    def _way_out(self, stores: Stores, timestep: int) -> str:
+        """What can be done about a timestep that stopped at its input, in words; "" where nothing of it was taken."""
+        if stores.ledger.phase(timestep, "ingest") is None:
+            return ""
+        return f"once that is mended, `lifelong resume {self.root}` goes on; {self._giving_up(timestep)}"
+
+    def _giving_up(self, timestep: int) -> str:
+        return f"`lifelong rollback {self.root} --to {timestep - 1}` gives timestep {timestep} up"
 
     def _note_fault(self, stores: Stores, context: Context, error: BaseException) -> None:
         """Keep what `resume` must know of how the timestep stopped."""
@@ -322,7 +338,8 @@ class Run(Steering):
         if request is not None:
             raise RunError(
                 f"timestep {request['timestep']} ({request['feed']['name']}) of {self.root} is unfinished; "
-                f"finish it with `lifelong resume {self.root}`"
+                f"finish it with `lifelong resume {self.root}`, or where that cannot be done: "
+                f"{self._giving_up(request['timestep'])}"
             )
 
     def _refuse_stopped(self, stores: Stores) -> None:

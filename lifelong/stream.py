@@ -11,7 +11,8 @@ from lifelong.context import Feed
 from lifelong.errors import InputError
 from lifelong.formats.detect import is_hub_name
 
-FIELDS = ("name", "skill", "format", "train", "images", "eval", "metric")
+FIELDS = ("name", "skill", "format", "train", "images", "eval", "metric", "eval_images", "eval_format")
+PATHS = ("train", "images", "eval", "eval_images")
 NOTES = ("licence", "license", "origin", "source")
 """Fields that describe a dataset to a reader; cards repeat them."""
 
@@ -72,6 +73,8 @@ def _feed(path: Path, number: int, entry: Any) -> Feed:
         metric=entry.get("metric"),
         licence=entry.get("licence") or entry.get("license"),
         origin=entry.get("origin") or entry.get("source"),
+        eval_images=str(folder / entry["eval_images"]) if entry.get("eval_images") else None,
+        eval_format=entry.get("eval_format"),
     )
 
 

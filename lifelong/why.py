@@ -11,12 +11,14 @@ from lifelong.context import Stores
 from lifelong.errors import InputError
 
 REFUSALS_SHOWN = 20
+REFUSED = ("rejected", "duplicate")
 
 
 def why(stores: Stores, sample: str) -> dict[str, Any]:
     """What became of a sample, named by its sample id (or the beginning of it) or its id in its dataset.
 
-    Returns {"samples": [{sample, its decisions per timestep}…], "refused": [rows that never joined…]}.
+    Returns {"samples": [{sample, its decisions per timestep}…], "refused": [rows that never joined, or were refused
+    of an eval set…]}.
 
     Raises:
         InputError: nothing on record has that name.
@@ -26,13 +28,26 @@ def why(stores: Stores, sample: str) -> dict[str, Any]:
         {**asdict(refusal), "dataset": dataset, "timestep": timestep}
         for dataset, timestep, refusal in stores.pool.refusals_named(sample)
     ]
-    if not rows and not refused:
+    of_evals = _eval_refusals(stores, sample)
+    if not rows and not refused and not of_evals:
         raise InputError(
             f"nothing on record is named {sample!r}: give a sample id (or its first characters), the row's own id, "
-            "or file:row of a refused row"
+            "file:row of a refused row, or the file of an eval set for all its refused rows"
         )
     samples = [_sample(row) | {"decisions": _decisions(stores, row.sample_id, row.arrived)} for row in rows]
-    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN]}
+    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN] + of_evals}
+
+
+def _eval_refusals(stores: Stores, name: str) -> list[dict[str, Any]]:
+    """Rows of eval sets that were refused whose own id, file:row or file is `name`."""
+    found = []
+    for skill in stores.evals.skills():
+        for row in stores.ledger.get_meta(f"eval_refused/{skill.name}", []):
+            refusal = {"source_id": None, "fix": "", **row}
+            if name in (refusal["source_id"], refusal["file"], f"{refusal['file']}:{refusal['row']}"):
+                about = {"dataset": f"eval set of {skill.name}", "timestep": skill.timestep}
+                found.append({"outcome": "rejected", "of": None, **refusal, **about})
+    return found
 
 
 def why_selected(decisions: Path, sample: str) -> dict[str, Any]:
@@ -56,13 +71,27 @@ def why_selected(decisions: Path, sample: str) -> dict[str, Any]:
             f"{decisions}: nothing is named {sample!r}: give a sample id (or its first characters), the row's own id, "
             "or file:row"
         )
-    named = [{**row, "status": "selected" if row["selected"] else "not selected"} for row in found]
-    return {"samples": [_of_table(row) for row in named], "refused": []}
+    refused = [_refusal_of_table(row) for row in found if _status(row) in REFUSED]
+    samples = [_of_table({**row, "status": _status(row)}) for row in found if _status(row) not in REFUSED]
+    return {"samples": samples, "refused": refused[:REFUSALS_SHOWN]}
+
+
+def _status(row: dict[str, Any]) -> str:
+    """selected, not selected, or why a row without a cluster was not asked: quarantined, rejected, duplicate."""
+    if row.get("cluster") is None:
+        return str(row["reason"]).partition(":")[0]
+    return "selected" if row["selected"] else "not selected"
+
+
+def _refusal_of_table(row: dict[str, Any]) -> dict[str, Any]:
+    outcome, _, reason = str(row["reason"]).partition(": ")
+    told = {name: row.get(name) for name in ("dataset", "file", "row", "source_id")}
+    return told | {"timestep": 1, "outcome": outcome, "reason": reason, "fix": "", "of": row["sample_id"]}
 
 
 def _is_named(row: dict[str, Any], sample: str) -> bool:
     own = (row.get("source_id"), f"{row.get('file')}:{row.get('row')}")
-    return sample in own or str(row["sample_id"]).startswith(sample.lower())
+    return sample in own or (row["sample_id"] or "").startswith(sample.lower())
 
 
 def _of_table(row: dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +165,7 @@ def tell(found: dict[str, Any]) -> str:
                 + (f", measured at timestep {decision['measured']}" if "measured" in decision else "")
             )
     for refusal in found["refused"]:
-        lines.append(
-            f"refused: {refusal['dataset']}, {refusal['file']} row {refusal['row']} ({refusal['source_id']}): "
-            f"{refusal['reason']}; {refusal['fix']}"
-        )
+        place = f"{refusal['dataset']}, {refusal['file']} row {refusal['row']} ({refusal['source_id']})"
+        told = "; ".join(filter(None, [refusal["reason"], refusal["fix"]]))
+        lines.append(f"refused: {place}: {told}")
     return "\n".join(lines)

@@ -12,6 +12,8 @@ from lifelong.cli.options import (
     AllowDrift,
     DatasetPath,
     Engine,
+    EvalFormat,
+    EvalImages,
     Format,
     Images,
     Quiet,
@@ -46,6 +48,8 @@ def feed(
     dataset: DatasetPath,
     images: Images = None,
     eval: Annotated[Path | None, typer.Option(help="Eval set of the dataset's skill.")] = None,
+    eval_images: EvalImages = None,
+    eval_format: EvalFormat = None,
     skill: Annotated[
         str | None, typer.Option(help="Skill that the eval set tests; default: the name.")
     ] = None,
@@ -75,6 +79,8 @@ def feed(
             format=format,
             licence=licence,
             origin=origin,
+            eval_images=eval_images,
+            eval_format=eval_format,
         )
     say(_one_line(status))
 

@@ -28,6 +28,11 @@ Format = Annotated[
         help="llava, sharegpt, jsonl, parquet, webdataset, huggingface; told from the content if left out."
     ),
 ]
+EvalImages = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the eval set's image names are relative to; default: --images."),
+]
+EvalFormat = Annotated[str | None, typer.Option(help="Format of the eval set; default: --format, or told.")]
 DatasetPath = Annotated[
     str, typer.Argument(metavar="DATASET", help="File, folder, pattern like a-{000..003}.tar, or hub name.")
 ]

@@ -11,6 +11,8 @@ import typer
 from lifelong.cli.options import (
     AsJson,
     DatasetPath,
+    EvalFormat,
+    EvalImages,
     Format,
     Images,
     Quiet,
@@ -28,6 +30,8 @@ def plan(
     dataset: DatasetPath,
     images: Images = None,
     eval: Annotated[Path | None, typer.Option(help="Eval set of the dataset's skill.")] = None,
+    eval_images: EvalImages = None,
+    eval_format: EvalFormat = None,
     skill: Annotated[str | None, typer.Option(help="Skill of the dataset; default: the name.")] = None,
     format: Format = None,
     as_json: AsJson = False,
@@ -35,7 +39,15 @@ def plan(
     """What a dataset would bring and take, before anything is written."""
     from lifelong.steer.plan import tell
 
-    found = open_run(run).plan(dataset, images=images, eval=eval, skill=skill, format=format)
+    found = open_run(run).plan(
+        dataset,
+        images=images,
+        eval=eval,
+        skill=skill,
+        format=format,
+        eval_images=eval_images,
+        eval_format=eval_format,
+    )
     print_json(found) if as_json else print_text(tell(found))
 
 

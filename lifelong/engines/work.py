@@ -10,12 +10,12 @@ import numpy as np
 
 from lifelong.engines.base import Worker
 from lifelong.errors import InputError
-from lifelong.evaluate.skills import Answer, Item, evaluate, metric_named
+from lifelong.evaluate.skills import Answer, Item, evaluate, metric_named, refusal
 from lifelong.frozen import features_of
 from lifelong.loader import CarriedLoader
 from lifelong.measure.passes import AlignmentPass, Pass
 from lifelong.measure.plan import MeasurePlan
-from lifelong.measure.pool import Measured, measure
+from lifelong.measure.pool import REFUSED, Measured, measure
 from lifelong.models.encode import Conversation
 from stores.commit import Committed
 from stores.media import Media, MediaRow
@@ -150,6 +150,12 @@ class FeatureBlock:
         return features_of(worker.models.producer(self.kind), loader, self.rows)
 
 
+_TAKEN_BEFORE = (
+    "it could be taken when the eval set arrived: put model.max_length in config.yaml back to what it was then, after "
+    "`lifelong rollback` of this timestep where it has measured already"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EvalBlock:
     """Answer some consecutive samples of a skill's eval set with the model and an adapter.
@@ -171,8 +177,9 @@ class EvalBlock:
         return len(self.items)
 
     def run(self, worker: Worker) -> list[Answer]:
+        """Raises: InputError if the model's processor cannot take one that it could take when the eval set arrived."""
         loader = CarriedLoader(worker.files.images(self.places))
-        items = [_item(item, loader) for item in self.items]
+        items = [item_of(item, loader) for item in self.items]
         config = worker.models.config.evaluate
         done = 0
 
@@ -182,9 +189,17 @@ class EvalBlock:
             done = count
 
         vlm: Any = worker.model(self.adapter)
-        return evaluate(vlm, items, metric_named(self.metric), config.batch_size, progress)
+        metric = metric_named(self.metric)
+        try:
+            return evaluate(vlm, items, metric, config.batch_size, progress)
+        except REFUSED as error:
+            for item in items:
+                if reason := refusal(vlm.encoder, item, metric):
+                    raise InputError(f"eval sample {item.sample_id}: {reason}; {_TAKEN_BEFORE}") from error
+            raise
 
 
-def _item(item: EvalItem, loader: CarriedLoader) -> Item:
+def item_of(item: EvalItem, loader: CarriedLoader) -> Item:
+    """An eval sample as it is put to the model. Raises: DamagedError if an image is missing or altered."""
     conversation = Conversation(item.messages[:-1], loader.conversation(item).images)
     return Item(item.sample_id, conversation, item.reference["answer"], tuple(item.reference["options"]))

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lifelong.errors import InputError, ModelError
 from lifelong.evaluate.lmms import is_external
 from lifelong.evaluate.metrics import METRICS, Metric
 from lifelong.measure.passes import answer_nll
-from lifelong.models.encode import Conversation
+from lifelong.measure.pool import REFUSED
+from lifelong.models.encode import Conversation, Encoder
 from lifelong.models.load import VisionLanguageModel
 
 
@@ -58,10 +60,25 @@ def evaluate(
     return answers
 
 
+def refusal(encoder: Encoder, item: Item, metric: Metric) -> str:
+    """Why the model's processor cannot take a sample, whatever the adapter is; "" where it can.
+
+    Raises: ModelError if the model, not the sample, is at fault.
+    """
+    try:
+        if metric.kind == "choice":
+            encoder.training([_answered(item.conversation, option) for option in item.options])
+        else:
+            encoder.prompts([item.conversation])
+    except ModelError:
+        raise
+    except REFUSED as error:
+        return f"the model's processor cannot take it: {error}"
+    return ""
+
+
 def metric_named(name: str) -> Metric:
     """Raises: InputError with the names there are."""
-    from lifelong.errors import InputError
-
     if is_external(name):
         raise InputError(f"metric {name!r} has its own eval set: name a skill of its own, and no eval file")
     if name not in METRICS:

@@ -8,11 +8,12 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.formats import jsonl, llava, parquet, sharegpt, trl
+from lifelong.formats.columns import columns_of
 from lifelong.formats.detect import KINDS
 from lifelong.formats.faults import DatasetError
 from lifelong.formats.shardwriter import members, write_shards
@@ -36,14 +37,14 @@ SAMPLE_FORMATS = (*_JSON_EXPORTS, *_PARQUET_EXPORTS, "webdataset")
 
 
 def write_rows(
-    rows: Iterable[tuple[Any, Sample]], out: Path, format: str, *, like: Path | None = None
+    rows: Iterable[tuple[Any, Sample]], out: Path, format: str, *, like: Path | Sequence[Path] | None = None
 ) -> int:
     """Write source records (`Row.raw`) in their own format and order; return how many.
 
     Image names inside the records stay as they are, so the result is read with the image root of the source.
-    like: a file or folder of the source whose Parquet or `datasets` columns are kept; without it they are
+    like: the source's file or folder, or files, whose Parquet or `datasets` columns are kept; without it they are
     inferred from the first 256 rows. The file appears under its name when it is complete.
-    Raises: DatasetError if the format is unknown.
+    Raises: DatasetError if the format is unknown, or the files of `like` disagree on a column.
     """
     raw = _Counted(record for record, _ in rows)
     if format in ("llava", "sharegpt"):
@@ -51,14 +52,20 @@ def write_rows(
     elif format == "jsonl":
         write_file(out, lambda path: _write_lines(raw, path))
     elif format == "parquet":
-        write_file(out, lambda path: _write_parquet(raw, path, _columns_of(like)))
+        write_file(out, lambda path: _write_parquet(raw, path, columns_of(_files(like))))
     elif format == "webdataset":
         write_file(out, lambda path: _write_tar(raw, path))
     elif format == "huggingface":
-        _write_saved_dataset(raw, out, _columns_of(like))
+        _write_saved_dataset(raw, out, columns_of(_files(like)))
     else:
         raise _unknown(format, "llava, sharegpt, jsonl, parquet, webdataset, huggingface")
     return raw.count
+
+
+def _files(like: Path | Sequence[Path] | None) -> Sequence[Path]:
+    if like is None:
+        return []
+    return [like] if isinstance(like, Path) else like
 
 
 def misnamed(out: Path, format: str) -> str:
@@ -153,21 +160,6 @@ def _write_tar(groups: Iterable[dict[str, bytes]], path: Path) -> None:
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-
-
-def _columns_of(source: Path | None) -> pyarrow.Schema | None:
-    """The columns of a Parquet file or of a saved dataset."""
-    if source is None or not source.exists():
-        return None
-    import pyarrow.parquet
-
-    if source.is_file():
-        return pyarrow.parquet.read_schema(source)
-    import datasets
-
-    loaded = datasets.load_from_disk(str(source))
-    split = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
-    return split.features.arrow_schema
 
 
 def _write_parquet(rows: Iterable[dict[str, Any]], path: Path, schema: pyarrow.Schema | None) -> None:

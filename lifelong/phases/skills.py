@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.context import Context, Feed
-from lifelong.engines.work import EvalBlock, places_of
+from lifelong.engines.work import EvalBlock, item_of, places_of
 from lifelong.errors import InputError
 from lifelong.evaluate.lmms import is_external, require, task_of
 from lifelong.evaluate.metrics import Metric, mean_and_stderr
-from lifelong.evaluate.options import options_of
-from lifelong.evaluate.skills import Answer, metric_named
+from lifelong.evaluate.options import field_of, options_of
+from lifelong.evaluate.skills import Answer, metric_named, refusal
 from lifelong.formats import open_dataset
-from lifelong.loader import keep_image
-from lifelong.samples import Row
+from lifelong.loader import CarriedLoader, keep_image
+from lifelong.samples import Row, Sample
 from stores.evals import EvalItem, Skill
 
 BATCHES = 4
 """Batches of eval samples in a piece of work."""
 
+_FIX = "the skill is tested on the other rows; mend this one for the next run"
+
 
 def register(context: Context, feed: Feed) -> None:
     """Take a dataset's eval set into the run, inside the caller's transaction; a known skill keeps its own.
 
-    Rows that are refused are recorded with their reason. Raises: InputError if none can be used.
+    Rows that are refused, by the reader or by the model's processor, are recorded with their reason: the skill is
+    tested on the others at every timestep. Raises: InputError if none can be used.
     """
     stores = context.stores
     if is_external(feed.metric or "") and feed.eval is None:
@@ -35,14 +38,20 @@ def register(context: Context, feed: Feed) -> None:
     if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
         return
     metric = metric_named(feed.metric or "exact_match")
-    dataset = open_dataset(feed.eval, images=feed.images, format=feed.format)
+    dataset = open_dataset(feed.eval, images=feed.images_of_eval, format=feed.format_of_eval)
     reference = context.config.pool.media == "reference"
     refused: list[dict[str, Any]] = []
     with stores.media.writer(context.timestep) as writer:
 
         def items() -> Iterator[EvalItem]:
-            for row in dataset.rows():
+            for number, row in enumerate(dataset.rows(), 1):
                 item = _eval_item(row, metric, refused)
+                if item is not None and row.sample is not None:
+                    reason = _processor_s_refusal(context, item, row.sample, metric)
+                    if reason:
+                        refused.append(_refused(row, reason))
+                        item = None
+                context.progress.step("eval rows read", number, 0)
                 if item is not None and row.sample is not None:
                     for image in row.sample.images:
                         keep_image(image, writer, reference)
@@ -51,13 +60,15 @@ def register(context: Context, feed: Feed) -> None:
         count = stores.evals.add(feed.skill, feed.name, metric.name, items())
     stores.media.record(writer.rows)
     if count == 0:
-        first = refused[0]["reason"] if refused else "it has no rows"
-        raise InputError(f"{feed.eval}: no row of the eval set of skill {feed.skill!r} can be used: {first}")
+        raise InputError(
+            f"{feed.eval}: no row of the eval set of skill {feed.skill!r} can be used: {_first(refused)}. Nothing was "
+            "taken: give another eval file, or a larger model.max_length where the rows are too long for it"
+        )
     if refused:
         stores.ledger.set_meta(f"eval_refused/{feed.skill}", refused)
         context.progress.say(
-            f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {refused[0]['file']} "
-            f"row {refused[0]['row']}: {refused[0]['reason']}"
+            f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {_first(refused)} "
+            f"(all: lifelong why {context.root} {refused[0]['file']})"
         )
 
 
@@ -73,7 +84,7 @@ def _register_external(context: Context, feed: Feed) -> None:
 def _eval_item(row: Row, metric: Metric, refused: list[dict[str, Any]]) -> EvalItem | None:
     if row.row is None:
         raise InputError(f"{row.file}: {row.reason}; {row.fix}. Nothing of the dataset was taken")
-    reason = row.reason
+    reason, fix = row.reason, row.fix
     # A question asked twice counts twice, as in any eval set.
     if row.sample is not None and row.outcome != "rejected":
         sample = row.sample
@@ -88,14 +99,34 @@ def _eval_item(row: Row, metric: Metric, refused: list[dict[str, Any]]) -> EvalI
                 {"answer": answer, "options": options},
             )
         except ValueError as error:
-            reason = str(error)
-    refused.append({"file": row.file, "row": row.row, "reason": reason})
+            reason, fix = str(error), _FIX
+    refused.append(_refused(row, reason, fix))
     return None
 
 
+def _processor_s_refusal(context: Context, item: EvalItem, sample: Sample, metric: Metric) -> str:
+    """Why the model's processor cannot take an eval sample; "" where it can."""
+    read = {image.sha256: image.read for image in sample.images}
+    try:
+        asked = item_of(item, CarriedLoader(lambda sha256: read[sha256]()))
+    except ValueError as error:
+        return f"its image cannot be read: {error}"
+    return refusal(context.models.vlm.encoder, asked, metric)
+
+
+def _refused(row: Row, reason: str, fix: str = _FIX) -> dict[str, Any]:
+    return {"file": row.file, "row": row.row, "source_id": row.source_id, "reason": reason, "fix": fix}
+
+
+def _first(refused: list[dict[str, Any]]) -> str:
+    """The first refused row in words."""
+    if not refused:
+        return "it has no rows"
+    return f"{refused[0]['file']} row {refused[0]['row']}: {refused[0]['reason']}"
+
+
 def _options(messages: list[dict[str, Any]], answer: str, raw: Any) -> list[str]:
-    given = raw.get("options") if isinstance(raw, dict) else None
-    return options_of(_text(messages[-2]), answer, given)
+    return options_of(_text(messages[-2]), answer, field_of(raw))
 
 
 def _text(message: dict[str, Any]) -> str:

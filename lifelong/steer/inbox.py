@@ -2,7 +2,7 @@
 
     INBOX/release.json                 a dataset file; what goes with it may stand in INBOX/release.yaml
     INBOX/release/                     a folder with dataset files; what goes with it may stand in its dataset.yaml
-    INBOX/release.yaml                 names all of it: train, images, eval, skill, metric, name, format
+    INBOX/release.yaml                 names all of it: train, images, eval, eval_images, skill, metric …
     INBOX/taken/000001-release/        taken, with entry.json, and with report.json once it is done
     INBOX/refused/000002-other/        refused, with refused/000002-other.report.json beside it
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from lifelong.errors import InputError
 from lifelong.formats.detect import KINDS, expand_braces
-from lifelong.stream import FIELDS, NOTES
+from lifelong.stream import FIELDS, NOTES, PATHS
 from stores.commit import fsync_folder
 
 TAKEN, REFUSED = "taken", "refused"
@@ -147,7 +147,7 @@ def feed_of(folder: Path, inbox: Path) -> dict[str, str]:
     if entry.fault:
         raise InputError(entry.fault)
     given = dict(entry.fields)
-    for name in ("train", "images", "eval"):
+    for name in PATHS:
         if name in given:
             inside = bool(_heads(given[name]) & set(entry.parts))
             given[name] = str((folder if inside else inbox).absolute() / given[name])
@@ -196,7 +196,7 @@ def _described(root: Path, name: str, names: list[str]) -> Entry:
     values, fault = _details(root / name)
     beside = [each for each in names if each != name and Path(each).stem == Path(name).stem]
     values.setdefault("train", beside[0] if beside else "")
-    inside = {head for key in ("train", "images", "eval") for head in _heads(values.get(key, ""))}
+    inside = {head for key in PATHS for head in _heads(values.get(key, ""))}
     parts = (name, *sorted({*beside, *(part for part in inside if part in names)} - {name}))
     if not values["train"] and not fault:
         fault = (
@@ -216,7 +216,7 @@ def _folder(root: Path, name: str) -> Entry:
         evals = {"train": name}
         return Entry(name, (name,), evals)
     values, fault = _details(path)
-    for key in ("train", "images", "eval"):
+    for key in PATHS:
         if key in values:
             values[key] = f"{name}/{values[key]}"
     return Entry(name, (name,), {"train": name, **values}, fault)

@@ -116,7 +116,7 @@ def _answers(stores: Stores, feed: Feed) -> int:
     """Eval items that it brings, if its skill is not tested yet."""
     if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
         return 0
-    rows = open_dataset(feed.eval, images=feed.images, format=feed.format).rows()
+    rows = open_dataset(feed.eval, images=feed.images_of_eval, format=feed.format_of_eval).rows()
     return sum(row.outcome != "rejected" for row in rows)
 
 

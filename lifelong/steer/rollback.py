@@ -45,8 +45,10 @@ def rollback(stores: Stores, to: int) -> RolledBack:
 
 def take_back(stores: Stores, to: int, why: str) -> RolledBack:
     """The same inside the caller's transaction; `settle_down` comes after it."""
-    notes = require_timestep(stores, to)
     ledger = stores.ledger
+    # Before the untrained model is on record, nothing is but what was fed: without it the run is as it was made.
+    unstarted = to == 0 and ledger.phase(0, "start") is None
+    notes = [] if unstarted else require_timestep(stores, to)
     before = last_begun(stores)
     if before <= to:
         raise UsageError(f"{stores.root} stands at timestep {to}: there is nothing to take back")

@@ -34,6 +34,8 @@ class Steering(Handle):
         skill: str | None = None,
         name: str | None = None,
         format: str | None = None,
+        eval_images: str | Path | None = None,
+        eval_format: str | None = None,
     ) -> dict[str, Any]:
         """What feeding a dataset would bring and take; nothing is written.
 
@@ -44,9 +46,18 @@ class Steering(Handle):
         from lifelong.steer.plan import plan
 
         label = name or label_of(dataset)
-        found = absolute(images), format, absolute(eval)
+        feed = Feed(
+            label,
+            str(absolute(dataset)),
+            skill or label,
+            images=absolute(images),
+            format=format,
+            eval=absolute(eval),
+            eval_images=absolute(eval_images),
+            eval_format=eval_format,
+        )
         with self.reading() as stores:
-            return plan(stores, self.config, Feed(label, str(absolute(dataset)), skill or label, *found))
+            return plan(stores, self.config, feed)
 
     def rollback(self, to: int) -> RolledBack:
         """Make the run again what it was when timestep `to` had finished; nothing is deleted until `gc`.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet
 import pytest
 
 from lifelong.formats import Dataset, DatasetError, open_dataset, write_rows, write_samples
+from lifelong.formats.columns import columns_of
 from lifelong.formats.shardwriter import write_shards
 from lifelong.formats.writers import SAMPLE_FORMATS, misnamed
 from lifelong.samples import Row, Sample
@@ -71,6 +73,54 @@ def test_a_selection_keeps_format_order_and_records(format: str, tmp_path: Path)
 )
 def test_a_name_that_tells_of_another_format_is_noticed(name: str, format: str, right: str) -> None:
     assert misnamed(Path(name), format) == right
+
+
+def with_columns(path: Path, **columns: Any) -> Path:
+    turns = [[{"role": "user", "content": f"{path.stem}?"}, {"role": "assistant", "content": "yes"}]]
+    pyarrow.parquet.write_table(pyarrow.table({"id": [path.stem], "messages": turns, **columns}), path)
+    return path
+
+
+def test_a_selection_of_shards_has_the_columns_of_all(tmp_path: Path) -> None:
+    (image,) = (row.sample.images[0].read() for row in list(open_real("llava").rows())[:1])
+    picture = pyarrow.array([{"bytes": image, "path": "a.png"}])
+    files = [
+        with_columns(tmp_path / "a-0.parquet", image=pyarrow.nulls(1), size=pyarrow.array([1], "int32")),
+        with_columns(tmp_path / "a-1.parquet", image=picture, size=[2], source=["web"]),
+    ]
+    rows = [row for file in files for row in open_dataset(file).rows()]
+    out = tmp_path / "out.parquet"
+    assert write_rows(((row.raw, row.sample) for row in rows), out, "parquet", like=files) == 2
+    table = pyarrow.parquet.read_table(out)
+    assert table["size"].to_pylist() == [1, 2]
+    assert table["source"].to_pylist() == [None, "web"]
+    assert table["image"].to_pylist() == [None, picture[0].as_py()]
+    assert table.schema.field("image").type == picture.type
+
+
+def test_shards_that_disagree_are_both_named(tmp_path: Path) -> None:
+    files = [
+        with_columns(tmp_path / "b-0.parquet", size=[1]),
+        with_columns(tmp_path / "b-1.parquet", size=["x"]),
+    ]
+    with pytest.raises(
+        DatasetError, match=r'b-0\.parquet and .*b-1\.parquet disagree on the column "size": int64'
+    ):
+        columns_of(files)
+
+
+def test_what_datasets_is_told_of_columns_is_told_of_their_union(tmp_path: Path) -> None:
+    feature = {"id": {"dtype": "string", "_type": "Value"}, "messages": {}, "image": {"_type": "Image"}}
+    files = []
+    for number, image in enumerate((pyarrow.nulls(1), pyarrow.array([{"bytes": b"", "path": ""}]))):
+        files.append(with_columns(tmp_path / f"c-{number}.parquet", image=image))
+        told = feature if number else feature | {"image": {"dtype": "null", "_type": "Value"}}
+        metadata = {"huggingface": json.dumps({"info": {"features": told}})}
+        table = pyarrow.parquet.read_table(files[-1]).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, files[-1])
+    columns = columns_of(files)
+    assert columns is not None
+    assert json.loads(columns.metadata[b"huggingface"]) == {"info": {"features": feature}}
 
 
 def test_a_selection_of_a_saved_dataset_is_a_saved_dataset(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifelong.evaluate.metrics import METRICS, mean_and_stderr, normalise, parse_box, words
-from lifelong.evaluate.options import options_of
+from lifelong.evaluate.options import field_of, options_of
 
 STREAMS = Path(os.environ.get("LIFELONG_STREAMS", Path(__file__).parents[3] / "shared" / "streams"))
 
@@ -135,6 +135,11 @@ def test_mean_and_standard_error() -> None:
         ("Notes:\n- one\n- two\nWhich?\n- red\n- 3:00 Uhr", "3:00 Uhr", ["red", "3:00 Uhr"]),
         ("Which? Options: 1, 2, dark red.", "dark red", ["1", "2", "dark red"]),
         ("Which? Options: red, red, blue", "blue", ["red", "blue"]),
+        ("Which?\nOptions: (A) dark red (B) blue", "B", ["A", "B"]),
+        ("Which? (A) dark red (B) blue", "dark red", ["dark red", "blue"]),
+        ("Which?\na) red\nb) blue", "b", ["a", "b"]),
+        ("Which?\nOptions:\nA. red\n\nB. blue", "B", ["A", "B"]),
+        ("Which?\nA. red\nB. blue", "Answer: B", ["Answer: A", "Answer: B"]),
     ],
 )
 def test_options_are_written_as_the_reference_is(question: str, reference: str, expected: list[str]) -> None:
@@ -145,6 +150,34 @@ def test_the_rows_own_options_win_over_the_text() -> None:
     assert options_of("Options: a, b", "c, d", ["c, d", "e"]) == ["c, d", "e"]
     with pytest.raises(ValueError, match="not one of the options"):
         options_of("Options: a, b", "a", ["c", "d"])
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("['1', '2']", ["1", "2"]),
+        ('["1", "2"]', ["1", "2"]),
+        ([1, 2.5, "2"], ["1", "2.5", "2"]),
+        ({"1": "cat", "2": "dog"}, ["1", "2"]),
+        ({"A": "1", "B": "2", "C": None}, ["1", "2"]),
+    ],
+)
+def test_the_rows_own_options_are_read_as_they_are_spelled(field: object, expected: list[str]) -> None:
+    assert options_of("How many?", "2", field) == expected
+
+
+@pytest.mark.parametrize(
+    "field", ["A) 1 B) 2", "2", "", 5, [], ["2", None], [["2"]], [True, "2"], "{'2': 1}"]
+)
+def test_other_options_of_a_row_are_refused(field: object) -> None:
+    with pytest.raises(ValueError, match=r"its `options` are .*write a list of texts"):
+        options_of("How many?", "2", field)
+
+
+def test_a_webdataset_s_options_are_those_of_its_json() -> None:
+    assert field_of({"0.png": b"", "0.json": b'{"options": ["a", "b"]}'}) == ["a", "b"]
+    assert field_of({"0.png": b"", "0.json": b"{}"}) is None
+    assert field_of({"options": "x"}) == "x"
 
 
 @pytest.mark.parametrize(

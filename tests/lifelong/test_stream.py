@@ -25,7 +25,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         "name: two\n"
         "datasets:\n"
         "  - {name: a, skill: vqa, format: llava, train: a/train.json, images: a/images, eval: a/eval.json, "
-        "metric: anls, licence: CC0, origin: a shop}\n"
+        "eval_images: a/shown, eval_format: jsonl, metric: anls, licence: CC0, origin: a shop}\n"
         f"  - {{name: b, train: {absolute}}}\n",
     )
     stream = read_stream(path)
@@ -34,6 +34,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (first.train, first.images, first.eval) == tuple(
         str(tmp_path / "a" / name) for name in ("train.json", "images", "eval.json")
     )
+    assert (first.images_of_eval, first.format_of_eval) == (str(tmp_path / "a" / "shown"), "jsonl")
+    assert (second.images_of_eval, second.format_of_eval) == (None, None)
     assert (first.skill, first.format, first.metric) == ("vqa", "llava", "anls")
     assert (second.train, second.skill) == (str(absolute), "b")
     assert (second.images, second.eval, second.metric, second.format) == (None, None, None, None)

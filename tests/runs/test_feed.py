@@ -12,6 +12,7 @@ from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.errors import InputError, LifelongError, RunError, UsageError
 from lifelong.phases.ingest import NothingNewError
+from lifelong.steer.rollback import rollback
 from tests.runs.small import (
     NAMES,
     RECIPE,
@@ -241,6 +242,98 @@ def test_a_sample_that_the_processor_refuses_is_quarantined(
     assert (found.status, found.changed, found.sample_id) == ("quarantined", 1, row["sample_id"])
     assert found.reason in row["reason"]
     assert sum(each["selected"] for each in table) == 3
+
+
+def test_an_eval_row_that_the_processor_refuses_is_on_record_and_the_others_are_tested(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("easyvqa", "eval")[:4]
+    rows[1]["conversations"][0]["value"] = "<image>\nWhat does <|image_pad|> stand for?"
+    rows[2]["conversations"][0]["value"] = "<image>\n" + "long " * 5000
+    run = Run.create(
+        tmp_path / "run", model=str(model_folders["qwen2_5_vl"]), recipe="random", config=settings()
+    )
+    found = small_entry(tmp_path, "easyvqa", rows=8, evals=0) | {"skill": "vqa"}
+    with pytest.raises(
+        InputError, match=r"none\.json: no row of the eval set of skill 'vqa' .*none\.json row 0"
+    ):
+        feed_entry(run, found, eval=write_rows(tmp_path / "none.json", rows[1:3]))
+    assert (run.resume(), run.status()["pool"]["arrived"]) == (False, 0)
+
+    feed_entry(run, found, eval=write_rows(tmp_path / "eval.json", rows))
+    feed_entry(run, small_entry(tmp_path, "tux_caption", rows=8, evals=0))
+    with run.reading() as stores:
+        assert [cell.n for cell in stores.ledger.evaluations()] == [2, 2, 2]
+        refused = stores.ledger.get_meta("eval_refused/vqa")
+    assert [(each["file"], each["row"], each["source_id"]) for each in refused] == [
+        ("eval.json", number, rows[number]["id"]) for number in (1, 2)
+    ]
+    assert "the token may not be written out" in refused[0]["reason"]
+    assert "is longer than the model's" in refused[1]["reason"]
+
+    assert run.why(rows[1]["id"])["refused"] == run.why("eval.json:1")["refused"]
+    capsys.readouterr()
+    assert invoke(["why", str(run.root), "eval.json"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].rsplit(" ", 1)[0] for line in told] == [
+        f"eval set of vqa, eval.json row {number}" for number in (1, 2)
+    ]
+
+
+def test_an_eval_row_that_a_smaller_limit_refuses_later_is_named(
+    new_run: NewRun, tmp_path: Path, edit_config: Callable[..., None]
+) -> None:
+    run = new_run(recipe="random")
+    feed_entry(run, small_entry(tmp_path, "easyvqa", rows=8, evals=2))
+    edit_config(run, model={"max_length": 40})
+    text = [{"id": str(i), "conversations": _short(f"Say {i}", str(i))} for i in range(8)]
+    with pytest.raises(InputError, match=r"eval sample \w{32}: .*put model\.max_length in config\.yaml back"):
+        run.feed(write_rows(tmp_path / "text.json", text))
+    with run.writing() as stores:
+        rollback(stores, 1)
+    edit_config(run, model={"max_length": 0})
+    assert run.feed(tmp_path / "text.json")["phase"] is None
+
+
+def _short(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def test_a_dataset_of_which_nothing_can_be_measured_can_be_given_up(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = rows_of("easyvqa")[:4]
+    for row in rows:
+        row["conversations"][0]["value"] = f"<image>\nWhat does <|image_pad|> stand for in {row['id']}?"
+    run = Run.create(
+        tmp_path / "run", model=str(model_folders["qwen2_5_vl"]), recipe="random", config=settings()
+    )
+    way = f"`lifelong rollback {run.root} --to 0` gives timestep 1 up"
+    faulty = write_rows(tmp_path / "faulty.json", rows)
+    with pytest.raises(InputError, match="none of 4 samples can be measured") as caught:
+        run.feed(faulty, images=entry("easyvqa")["images"])
+    assert way in str(caught.value)
+    found = small_entry(tmp_path, "easyvqa", rows=8, evals=0)
+    with pytest.raises(RunError, match="is unfinished") as caught:
+        feed_entry(run, found)
+    assert way in str(caught.value)
+    run.rollback(0)
+    assert feed_entry(run, found)["pool"]["live"] == 8
+
+
+def test_an_eval_set_may_have_images_and_a_format_of_its_own(new_run: NewRun, tmp_path: Path) -> None:
+    rows = rows_of("easyvqa", "eval")[:2]
+    found, images = with_own_images(tmp_path / "tested", "easyvqa", rows)
+    lines = found.with_suffix(".jsonl")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, shown = with_own_images(tmp_path / "learned", "tux_caption", rows_of("tux_caption")[:8])
+    pictures = ("--images", shown, "--format", "llava")
+    tested = ("--eval", lines, "--eval-images", images.rename(tmp_path / "shown"), "--eval-format", "jsonl")
+    run = new_run(recipe="random")
+    for command in ("plan", "feed"):
+        assert invoke([command, *map(str, (run.root, train, *pictures, *tested))]) == 0
+    with run.reading() as stores:
+        assert [cell.n for cell in stores.ledger.evaluations()] == [2, 2]
 
 
 def test_a_model_that_cannot_be_loaded_shows_before_anything_is_fed(

@@ -179,7 +179,31 @@ def test_rows_that_are_refused_are_not_counted(tmp_path: Path) -> None:
     select(data, tmp_path / "out.json", "--images", entry("easyvqa")["images"], budget="50%")
     assert len(json.loads((tmp_path / "out.json").read_text())) == 9
     table = pq.read_table(tmp_path / "out.json.decisions.parquet")
-    assert table["row"].to_pylist() == [row for row in range(20) if row not in (3, 8)]
+    assert table["row"].to_pylist() == [*(row for row in range(20) if row not in (3, 8)), 3, 8]
+
+
+def test_rows_that_are_refused_are_found_by_their_names(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("easyvqa")[:12]
+    rows[3]["image"] = "missing.png"
+    rows[5]["conversations"][0]["value"] = "<image>\nWhat does <|image_pad|> stand for?"
+    rows[8] = rows[2] | {"id": "again"}
+    data = write_rows(tmp_path / "data.json", rows)
+    images = ("--images", entry("easyvqa")["images"])
+    model = ("--model", model_folders["qwen2_5_vl"])
+    select(data, tmp_path / "out.json", *images, *model, method="el2n", budget="2")
+    decisions = tmp_path / "out.json.decisions.parquet"
+    table = pq.read_table(decisions).to_pylist()
+    refused = {row["row"]: row for row in table if row["cluster"] is None}
+    assert [*refused] == [5, 3, 8]
+    for number, reason in ((3, "missing.png"), (5, "may not be written out"), (8, "earlier row")):
+        assert (refused[number]["file"], refused[number]["source_id"]) == ("data.json", rows[number]["id"])
+        assert reason in refused[number]["reason"]
+        for name in (rows[number]["id"], f"data.json:{number}"):
+            capsys.readouterr()
+            assert invoke(["why", str(decisions), name]) == 0
+            assert reason in capsys.readouterr().out
 
 
 def test_a_name_of_another_format_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,3 +211,17 @@ def test_a_name_of_another_format_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "picked.jsonl is a file of format parquet" in capsys.readouterr().err
     select(entry("nlvr")["train"], tmp_path / "picked.parquet")
     assert "note" not in capsys.readouterr().err
+
+
+def test_shards_that_disagree_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(entry("nlvr")["train"])
+    for number, extra in enumerate(([1] * len(table), ["x"] * len(table))):
+        pq.write_table(table.append_column("extra", [extra]), tmp_path / f"a-{number}.parquet")
+    command = ["select", str(tmp_path), "--method", "random", "--out", str(tmp_path / "out.parquet")]
+    assert invoke(command) == 1
+    said = capsys.readouterr().err
+    assert "a-0.parquet and" in said
+    assert 'disagree on the column "extra": int64 and string' in said
+    assert "ingest" not in said

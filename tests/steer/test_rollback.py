@@ -143,6 +143,26 @@ def test_an_unfinished_timestep_is_taken_back(steps: Steps, tmp_path: Path) -> N
     assert state(run) == state(Run.open(steps.states[3]))
 
 
+def test_a_first_timestep_that_cannot_start_is_taken_back(steps: Steps, tmp_path: Path) -> None:
+    run = steps.copy(0, tmp_path / "run")
+
+    def feed() -> None:
+        loop.start = lambda context: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        steps.feed(run, 1)
+
+    assert killed(feed, 10**9) == -9
+    with run.reading() as stores:
+        assert stores.ledger.phase(0, "start") is None
+        assert stores.ledger.phase(1, "ingest") is not None
+    run.rollback(0)
+    assert run.status()["pool"]["arrived"] == 0
+    assert examine(run.root) == []
+    with pytest.raises(UsageError, match="nothing to take back"):
+        run.rollback(0)
+    steps.feed(run, 1)
+    assert state(run) == state(Run.open(steps.states[1]))
+
+
 @pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rollback_killed_at_any_instant_leaves_before_or_after(
     steps: Steps, every: int, tmp_path: Path
