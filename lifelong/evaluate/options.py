@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 _LETTERED = re.compile(r"\s*(\(?([A-Z])[.:)])\s+(\S.*?)\s*")  # "A. text", "A: text", "(A) text"
@@ -29,14 +29,18 @@ def options_of(question_text: str, reference: str, row_options: Any = None) -> l
     also with empty lines between them, and "(A) text (B) text" on one line (the reference may be the letter, the letter
     with its punctuation, the text or the whole line), bullet lines "- text", and "Options: a, b, c" on one line. A
     reference "Answer: B" makes every option one with "Answer: " before it.
-    row_options: the row's own `options` field; where given, the text is not looked at. A list of texts or numbers, the
-    same written as one text ("['a', 'b']"), or an object, whose keys or values they are.
+    row_options: the row's own `options` field, which wins over the text: a list of texts or numbers, the same
+    written as one text ("['a', 'b']"), or an object, whose keys or values they are. Where the text lists the same ones
+    by letter, the reference may be the letter.
     Raises ValueError if no options are found, the field holds anything else, or the reference is not among them
     (exactly, white space at the ends apart).
     """
     wanted = reference.strip()
-    found = _readings_of_field(row_options) if row_options is not None else _readings(question_text)
-    readings = [list(dict.fromkeys(option.strip() for option in reading)) for reading in found]
+    readings = [_stripped(reading) for reading in _readings(question_text)]
+    if row_options is not None:
+        own = [_stripped(reading) for reading in _readings_of_field(row_options)]
+        listed = any(sorted(reading) == sorted(each) for reading in readings for each in own)
+        readings = own + (readings if listed else [])
     before = _BEFORE.match(wanted)
     for prefix in ["", *([before.group()] if before else [])]:
         for options in readings:
@@ -49,6 +53,10 @@ def options_of(question_text: str, reference: str, row_options: Any = None) -> l
         f"{where}: the reference {reference!r} is not one of the options {readings[0]}; "
         f'write it as one of them, or list others: "A. text" or "- text" on lines, {_ELSE}'
     )
+
+
+def _stripped(reading: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(option.strip() for option in reading))
 
 
 _ELSE = (

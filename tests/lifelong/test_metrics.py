@@ -150,6 +150,9 @@ def test_the_rows_own_options_win_over_the_text() -> None:
     assert options_of("Options: a, b", "c, d", ["c, d", "e"]) == ["c, d", "e"]
     with pytest.raises(ValueError, match="not one of the options"):
         options_of("Options: a, b", "a", ["c", "d"])
+    assert options_of("Which?\nA. cat\nB. dog", "B", ["cat", "dog"]) == ["A", "B"]
+    with pytest.raises(ValueError, match="not one of the options"):
+        options_of("Which?", "B", ["cat", "dog"])  # nobody has shown the model a letter
 
 
 @pytest.mark.parametrize(
