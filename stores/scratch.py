@@ -16,7 +16,8 @@ class ScratchFolder(AbstractContextManager["ScratchFolder"]):
     """`with ScratchFolder("lifelong-select-") as scratch: ...` has a folder at `scratch.path`.
 
     It is removed by `close`, at the end of the block, or when the process ends. A process that is killed leaves it
-    behind, unlocked: the next scratch folder of that prefix on the machine removes it.
+    behind, unlocked: the next scratch folder of that prefix on the machine removes it. It stays where the temporary
+    folder lies on a file system without locks.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -34,22 +35,26 @@ class ScratchFolder(AbstractContextManager["ScratchFolder"]):
 
 
 def _locked(prefix: str) -> tuple[Path, int]:
-    """A new folder and the descriptor by which it is locked."""
+    """A new folder and the descriptor by which it is locked, if its file system has locks."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix))
-        if (descriptor := _lock(path)) is None:
-            continue  # swept between the two calls
-        if path.exists():
-            return path, descriptor
-        os.close(descriptor)
+        # Another process may sweep it before it is locked.
+        with suppress(FileNotFoundError):
+            descriptor = _opened(path)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists():
+                return path, descriptor
+            os.close(descriptor)
 
 
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the folder's lock; None if another process holds it or the folder is not ours."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _abandoned(path: Path) -> int | None:
+    """A descriptor that locks a folder whose process has died; None if it lives, or that cannot be known."""
+    descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -61,8 +66,8 @@ def _lock(path: Path) -> int | None:
 def _sweep(prefix: str) -> None:
     """Remove the folders of processes that have died."""
     for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with suppress(OSError):  # it went away meanwhile
-            if path.stat().st_uid == os.getuid() and (descriptor := _lock(path)) is not None:
+        with suppress(OSError):  # no folder, or it went away meanwhile
+            if path.stat().st_uid == os.getuid() and (descriptor := _abandoned(path)) is not None:
                 _remove(path, descriptor)
 
 

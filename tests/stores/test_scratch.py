@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -65,6 +66,32 @@ def test_a_killed_process_s_is_removed_by_the_next_and_a_living_one_s_is_not() -
     finally:
         alive.kill()
         alive.wait(60)
+
+
+def test_many_at_once_take_nothing_from_each_other(tmp_path: Path) -> None:
+    processes = [held("stay") for _ in range(4)]
+    try:
+        for _ in range(50):
+            with ScratchFolder("lifelong-test-") as scratch:
+                assert scratch.path.exists()
+        assert all((path / "big").exists() for _, path in processes)
+    finally:
+        for process, _ in processes:
+            process.kill()
+            process.wait(60)
+
+
+def test_where_there_are_no_locks_it_is_made_and_others_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    (tmp_path / "lifelong-test-other").mkdir()
+    monkeypatch.setattr("stores.scratch.fcntl.flock", unsupported)
+    with ScratchFolder("lifelong-test-") as scratch:
+        assert scratch.path.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["lifelong-test-other"]
 
 
 def test_a_file_of_that_name_and_a_link_are_left_alone(tmp_path: Path) -> None:
