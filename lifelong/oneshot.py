@@ -151,7 +151,8 @@ def _refused(context: Context, columns: Sequence[str]) -> Any:
         "file": [each.file for each in refusals],
         "row": pa.array([each.row for each in refusals], type=pa.int64()),
         "source_id": pa.array([each.source_id for each in refusals], type=pa.string()),
-        "sample_id": pa.array([each.of for each in refusals], type=pa.string()),
+        # What a copy repeats: an id stands under sample_id once.
+        "neighbour": pa.array([each.of for each in refusals], type=pa.string()),
         "dataset": [context.feed.name] * count,
         "skill": [context.feed.skill] * count,
         "selected": [False] * count,

@@ -86,7 +86,7 @@ def _status(row: dict[str, Any]) -> str:
 def _refusal_of_table(row: dict[str, Any]) -> dict[str, Any]:
     outcome, _, reason = str(row["reason"]).partition(": ")
     told = {name: row.get(name) for name in ("dataset", "file", "row", "source_id")}
-    return told | {"timestep": 1, "outcome": outcome, "reason": reason, "fix": "", "of": row["sample_id"]}
+    return told | {"timestep": 1, "outcome": outcome, "reason": reason, "fix": "", "of": row.get("neighbour")}
 
 
 def _is_named(row: dict[str, Any], sample: str) -> bool:

@@ -197,6 +197,9 @@ def test_rows_that_are_refused_are_found_by_their_names(
     table = pq.read_table(decisions).to_pylist()
     refused = {row["row"]: row for row in table if row["cluster"] is None}
     assert [*refused] == [5, 3, 8]
+    ids = [row["sample_id"] for row in table if row["sample_id"]]
+    assert len(set(ids)) == len(ids)
+    assert [row["neighbour"] in ids for row in table if row["reason"].startswith("duplicate")] == [True]
     for number, reason in ((3, "missing.png"), (5, "may not be written out"), (8, "earlier row")):
         assert (refused[number]["file"], refused[number]["source_id"]) == ("data.json", rows[number]["id"])
         assert reason in refused[number]["reason"]
