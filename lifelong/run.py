@@ -157,18 +157,17 @@ class Run(Steering):
             InputError: the dataset cannot be read, or holds nothing new; the run is as it was.
             RunError: an earlier timestep is unfinished (`resume` it first), or another process is writing.
         """
-        label = name or label_of(dataset)
-        feed = Feed(
-            name=label,
-            train=absolute(dataset),
-            skill=skill or label,
-            images=absolute(images),
+        feed = feed_of(
+            dataset,
+            name=name,
+            skill=skill,
+            images=images,
+            eval=eval,
+            eval_images=eval_images,
             format=format,
-            eval=absolute(eval),
             metric=metric,
             licence=licence,
             origin=origin,
-            eval_images=absolute(eval_images),
             eval_format=eval_format,
         )
         with self._writing() as stores:
@@ -401,6 +400,22 @@ class Run(Steering):
         clear_aliases(stores)
         finish_retiring(stores)
         settle(stores)
+
+
+def feed_of(
+    dataset: str | Path,
+    *,
+    name: str | None = None,
+    skill: str | None = None,
+    images: str | Path | None = None,
+    eval: str | Path | None = None,
+    eval_images: str | Path | None = None,
+    **told: str | None,
+) -> Feed:
+    """What is fed, its paths absolute. told: the other fields of a feed."""
+    label = name or label_of(dataset)
+    paths = {"images": absolute(images), "eval": absolute(eval), "eval_images": absolute(eval_images)}
+    return Feed(label, absolute(dataset), skill or label, **paths, **told)
 
 
 def label_of(dataset: str | Path) -> str:

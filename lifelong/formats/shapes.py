@@ -189,11 +189,11 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         if asked is None or said is None:
             continue
         _refuse_beside(fields, asking)
-        if asking == "prompt" and not (_is_turns(asked) and _is_turns(said)):
-            reason = '"prompt" and "completion" are neither texts nor lists of turns'
-            raise RowError(reason, "write them as one of both")
         if asking != "prompt":
             asked, said = _text_of(asked, asking), _text_of(said, answering)
+        elif not (_is_turns(asked) and _is_turns(said)):
+            reason = '"prompt" and "completion" are neither texts nor lists of turns'
+            raise RowError(reason, "write them as one of both")
         if asking == "instruction" and fields.get("input"):
             asked += "\n" + _text_of(fields["input"], "input")
         asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked

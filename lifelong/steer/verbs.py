@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.context import Feed, Stores
+from lifelong.context import Stores
 from lifelong.handle import Handle
 
 if TYPE_CHECKING:
@@ -42,18 +42,17 @@ class Steering(Handle):
         Raises:
             InputError: the dataset cannot be read.
         """
-        from lifelong.run import absolute, label_of
+        from lifelong.run import feed_of
         from lifelong.steer.plan import plan
 
-        label = name or label_of(dataset)
-        feed = Feed(
-            label,
-            str(absolute(dataset)),
-            skill or label,
-            images=absolute(images),
+        feed = feed_of(
+            dataset,
+            name=name,
+            skill=skill,
+            images=images,
+            eval=eval,
+            eval_images=eval_images,
             format=format,
-            eval=absolute(eval),
-            eval_images=absolute(eval_images),
             eval_format=eval_format,
         )
         with self.reading() as stores:
