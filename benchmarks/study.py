@@ -35,6 +35,8 @@ from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
@@ -61,7 +63,7 @@ def run(name: str, folder: Path, jobs: int, seeds: int | None, only: Sequence[st
         return
     recipes = [str(RECIPES / recipe) if recipe.endswith(".yaml") else recipe for recipe in wanted]
     plan = Plan(
-        Path(part.stream) / "stream.yaml",
+        beginning(Path(part.stream) / "stream.yaml", part.first),
         Path(part.file),
         named(recipes),
         part.budgets,
@@ -83,6 +85,16 @@ def run(name: str, folder: Path, jobs: int, seeds: int | None, only: Sequence[st
             shutil.copy(own, committed)
     for cell, reason in found.missing.items():
         print(f"missing: {cell}: {reason}")
+
+
+def beginning(stream: Path, count: int) -> Path:
+    """A stream file with the first datasets of another, beside it; 0: the other."""
+    if not count:
+        return stream
+    whole = yaml.safe_load(stream.read_text(encoding="utf-8"))
+    first = stream.with_name(f"first-{count}.yaml")
+    first.write_text(yaml.safe_dump(whole | {"datasets": whole["datasets"][:count]}), encoding="utf-8")
+    return first
 
 
 def finished(folder: Path) -> dict[str, Path]:

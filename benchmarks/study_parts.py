@@ -50,7 +50,7 @@ ELSEWHERE = ("prune-none.yaml", "trimmed-pool", "random-average.yaml", "balanced
 @dataclass(frozen=True, slots=True)
 class Part:
     """A comparison, or some of one. file: of its results, shared by the parts that have its settings; family: what is
-    compared in one table; stream: the folder of its stream."""
+    compared in one table; stream: the folder of its stream; first: so many of its datasets, 0: all."""
 
     recipes: tuple[str, ...]
     seeds: int = 3
@@ -60,6 +60,7 @@ class Part:
     file: str = "main"
     family: str = "main"
     stream: str = "stream"
+    first: int = 0
 
     @property
     def asks_all(self) -> bool:
@@ -111,6 +112,18 @@ PARTS = {
     # Cheap recipes with seeds enough to tell a point.
     "average-five": Part(("random", "random-average.yaml", "balanced-pool.yaml", "balanced-average.yaml"), seeds=5),
     "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
+    # What a timestep keeps, where a search decides it; on a short stream, too, where a mean has little to forgive.
+    "search": Part(("random", "random-average.yaml", "random-search.yaml", "adapt-average.yaml", "adapt-search.yaml")),
+    "short": Part(
+        (
+            "random", "random-average.yaml", "random-search.yaml",
+            "adapt-inf", "adapt-average.yaml", "adapt-search.yaml",
+        ),
+        settings={"pool": {"keep": 0}, "evaluate": {"limit": 0}},
+        file="short",
+        family="short",
+        first=3,
+    ),
     # With smaller steps: whether a mean of adapters then costs what it forgives.
     "third-rate": Part(
         ("random", "random-average.yaml"), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"
@@ -123,7 +136,12 @@ PARTS = {
     "orders": Part((*BASELINES, *PUBLISHED, *ELSEWHERE), orders=2),
     "five": Part(MAIN, seeds=5, orders=2),
     # Nothing pruned, as by default: a pool of 2,000 costs so much that other slots do not show beside it.
-    "ablations": Part(("adapt-inf", *ABLATIONS), settings={"pool": {"keep": 0}}, file="unpruned"),
+    "ablations": Part(
+        ("adapt-inf", *ABLATIONS),
+        settings={"pool": {"keep": 0}, "evaluate": {"limit": 0}},
+        file="unpruned",
+        family="unpruned",
+    ),
     "pruners": Part(("adapt-inf", *PRUNERS)),
     # What the current model says of every sample at every timestep; progress cannot be told otherwise.
     "fresh": Part(
@@ -158,7 +176,10 @@ PARTS = {
         stream="spoiled",
     ),
     "spoiled-average": Part(
-        ("trimmed-average.yaml", "balanced-average.yaml", "random-average.yaml", "adapt-average.yaml"),
+        (
+            "trimmed-average.yaml", "balanced-average.yaml", "random-average.yaml", "adapt-average.yaml",
+            "random-search.yaml", "trimmed-search.yaml", "adapt-search.yaml",
+        ),
         settings=SPOILED,
         file="spoiled",
         family="spoiled",

@@ -68,5 +68,5 @@ def _adapters(context: Context) -> int:
     kept = context.config.measure.trajectory if context.method.measures.trajectory else 0
     # Weights, and the two moments that AdamW keeps of each.
     states = 2 * 3 if context.config.train.checkpoint_steps else 0
-    mean = context.method.start.weight(context.timestep) < 1
+    mean = min(context.method.start.weights(context.timestep)) < 1
     return adapter * (1 + mean + kept + states)

@@ -16,10 +16,13 @@ class Start(ABC):
 
     name: ClassVar[str]
     from_base: ClassVar[bool]  # whether the adapter is made anew on the base model at every timestep
+    rows: int = 0  # at most so many samples tell which of several weights is the best
 
-    def weight(self, timestep: int) -> float:
-        """Of the trained weights in the adapter that timestep 1, 2, … keeps; the rest is of those it started from."""
-        return 1.0
+    def weights(self, timestep: int) -> tuple[float, ...]:
+        """Of the trained weights in the adapter that timestep 1, 2, … keeps; the rest is of those it started from.
+
+        Where there are several, ascending, the one is kept that knows best what it was not trained on."""
+        return (1.0,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +62,38 @@ class Average(Start):
         if not 0 <= self.share <= 1:
             raise PolicyError(f"start average: share is {self.share}; it must be in [0, 1]")
 
-    def weight(self, timestep: int) -> float:
-        return max(1 / timestep, self.share)
+    def weights(self, timestep: int) -> tuple[float, ...]:
+        return (max(1 / timestep, self.share),)
+
+
+@dataclass(frozen=True, slots=True)
+class LineSearch(Start):
+    """Training goes on from the adapter of the last timestep; of the line from it to the trained one the best point is
+    kept, told by samples that the run has not trained on.
+
+    Tried are `points` weights of the trained adapter, 1/points, 2/points, … 1. They are told by the mean EL2N of the
+    answers, each dataset of the pool counting alike: bounded, so that neither answers that are wrong nor an adapter
+    that is too sure of itself decides it, as they would by their likelihood. rows: samples of the pool that tell, the
+    same of each dataset; where all was trained on, and in the run's first timestep, the trained adapter is kept. Ours,
+    after the interpolation of WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903), which leaves the weight to the
+    user. The factors of a LoRA layer are mixed each by itself, as in `average`.
+
+    Raises: PolicyError if points is below 2 or rows below 1.
+    """
+
+    points: int = 4
+    rows: int = 1024
+
+    name: ClassVar[str] = "line-search"
+    from_base: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.points < 2:
+            raise PolicyError(f"start line-search: points is {self.points}; it must be 2 or more")
+        if self.rows < 1:
+            raise PolicyError(f"start line-search: rows is {self.rows}; it must be 1 or more")
+
+    def weights(self, timestep: int) -> tuple[float, ...]:
+        if timestep == 1:
+            return (1.0,)
+        return tuple(point / self.points for point in range(1, self.points + 1))

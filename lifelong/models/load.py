@@ -78,10 +78,16 @@ class VisionLanguageModel:
         Raises:
             InputError: they are not those of this model's adapter: another rank, other layers.
         """
-        from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        state = load_file(str(folder / "adapter_model.safetensors"), device=str(self.device))
+        self.put_adapter(
+            load_file(str(folder / "adapter_model.safetensors"), device=str(self.device)), folder
+        )
+
+    def put_adapter(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """The same of weights that are at hand. folder: where they are from, for the error."""
+        from peft import set_peft_model_state_dict
+
         try:
             result = set_peft_model_state_dict(self.model, state)
             adapter = {name for name, weight in self.model.named_parameters() if weight.requires_grad}

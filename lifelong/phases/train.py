@@ -15,6 +15,7 @@ from lifelong.context import ADAPTER, TRAJECTORY, Context, Outcome
 from lifelong.engines.training import Training
 from lifelong.engines.work import places_of
 from lifelong.errors import TrainingError
+from lifelong.held_out import best_weight
 from lifelong.models.encode import Conversation
 from lifelong.trackers import training as tracked
 from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint, path_of
@@ -24,7 +25,7 @@ from stores.pool import PoolRow
 
 
 def train(context: Context) -> Outcome:
-    """Commit the adapter after training on the selection, from the last timestep's or from the base; or the mean of the
+    """Commit the adapter after training on the selection, from the last timestep's or from the base; or a mean of the
     two.
 
     A training that was stopped goes on from the newest state that it left, to the same bits.
@@ -35,7 +36,6 @@ def train(context: Context) -> Outcome:
     order = context.arrays("order")["ordinal"]
     start = context.method.start
     before = 0 if start.from_base else context.timestep - 1
-    weight = start.weight(context.timestep)
     adapter = context.adapter(before)
     ledger = context.stores.ledger
     states = TrainingStates(context, order, adapter)
@@ -69,8 +69,10 @@ def train(context: Context) -> Outcome:
             f"timestep {context.timestep}: ",
         ) from error
     trained, kept = done.trained, done.adapter
+    after = path_of(context.root, done.adapter)
+    weight, tried = best_weight(context, adapter, after)
     if weight < 1:
-        fill = averaged(adapter, path_of(context.root, done.adapter), weight)
+        fill = averaged(adapter, after, weight)
         kept = commit_checkpoint(context.root, context.timestep, fill)
     result = {
         "samples": len(order),
@@ -78,6 +80,7 @@ def train(context: Context) -> Outcome:
         "loss": None if math.isnan(trained.loss) else trained.loss,
         "from_timestep": before,
         "weight": weight,
+        "tried": tried,
         "skipped": [
             {"step": skipped["step"], "samples": _sample_ids(context, skipped["items"])}
             for skipped in trained.skipped
