@@ -65,17 +65,6 @@ _ELSE = (
 )
 
 
-def field_of(raw: Any) -> Any:
-    """The `options` field of a row as its reader left it, in a WebDataset that of its .json; None if it has none."""
-    if not isinstance(raw, Mapping):
-        return None
-    if "options" in raw:
-        return raw["options"]
-    texts = [data for name, data in raw.items() if name.lower().endswith(".json") and isinstance(data, bytes)]
-    fields = json.loads(texts[0].decode("utf-8-sig")) if len(texts) == 1 else None
-    return fields.get("options") if isinstance(fields, Mapping) else None
-
-
 def _readings_of_field(field: Any) -> list[list[str]]:
     """Every way to read options out of a row's own field."""
     if isinstance(field, Mapping):

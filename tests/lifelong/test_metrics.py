@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifelong.evaluate import vqa
 from lifelong.evaluate.metrics import METRICS, mean_and_stderr, normalise, parse_box, words
-from lifelong.evaluate.options import field_of, options_of
+from lifelong.evaluate.options import options_of
+from lifelong.evaluate.references import fields_of
 
 STREAMS = Path(os.environ.get("LIFELONG_STREAMS", Path(__file__).parents[3] / "shared" / "streams"))
 
@@ -24,7 +26,7 @@ def score(metric: str, prediction: str, reference: str) -> float:
 
 
 def test_registry_names_its_metrics_and_their_sources() -> None:
-    assert sorted(METRICS) == ["anls", "choice", "exact_match", "iou50", "rouge_l"]
+    assert sorted(METRICS) == ["anls", "choice", "exact_match", "iou50", "rouge_l", "vqa_accuracy"]
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.source
@@ -65,6 +67,60 @@ def test_registry_names_its_metrics_and_their_sources() -> None:
 )
 def test_scores_known_by_hand(metric: str, prediction: str, reference: str, expected: float) -> None:
     assert score(metric, prediction, reference) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "prediction", "references", "expected"),
+    [
+        ("exact_match", "two", ["2", "Two."], 1.0),
+        ("exact_match", "three", ["2", "Two."], 0.0),
+        ("anls", "helo", ["goodbye", "hello", "help me"], 1 - 1 / 5),
+        ("iou50", "[0, 0, 1, 1]", ["[5, 5, 6, 6]", "[0, 0, 1, 0.6]"], 1.0),
+        ("rouge_l", "the cat sat", ["a dog", "the cat sat"], 1.0),
+    ],
+)
+def test_the_best_of_several_references_counts(
+    metric: str, prediction: str, references: list[str], expected: float
+) -> None:
+    assert METRICS[metric].against(prediction, references) == pytest.approx(expected, abs=1e-12)
+    assert METRICS[metric].against(prediction, references[::-1]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Two dogs, dont.", "2 dogs don't"),
+        ("an apple\n", "apple"),
+        ("none", "0"),
+        ("yes/no", "yes no"),
+        ("yes / no", "yes no"),
+        ("1,000 people!", "1000 people"),
+        ("3.5", "3.5"),
+        ("U.S.", "us"),
+        ("10:30", "10:30"),
+        ("couldntve", "couldntve"),  # with both apostrophes left out the official list does not know it
+        ("couldn'tve", "couldn't've"),
+        ("eleven", "eleven"),
+        ("a", ""),
+    ],
+)
+def test_answers_are_normalised_as_vqa_does(text: str, expected: str) -> None:
+    assert vqa.normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+)
+def test_vqa_accuracy_counts_who_agrees(agreeing: int, expected: float) -> None:
+    """Ten annotators: leaving out one who agrees costs a third where three agree."""
+    annotators = ["the cat"] * agreeing + [f"dog {number}" for number in range(10 - agreeing)]
+    assert METRICS["vqa_accuracy"].against("Cat.", annotators) == pytest.approx(expected, abs=1e-12)
+
+
+def test_vqa_accuracy_needs_annotators() -> None:
+    assert METRICS["vqa_accuracy"].against("2", ["two"] * 4) == 1.0
+    with pytest.raises(ValueError, match=r"3 accepted answers, where VQA has ten .*exact_match"):
+        METRICS["vqa_accuracy"].against("2", ["two"] * 3)
 
 
 def test_normalise_drops_one_final_period_only() -> None:
@@ -177,10 +233,11 @@ def test_other_options_of_a_row_are_refused(field: object) -> None:
         options_of("How many?", "2", field)
 
 
-def test_a_webdataset_s_options_are_those_of_its_json() -> None:
-    assert field_of({"0.png": b"", "0.json": b'{"options": ["a", "b"]}'}) == ["a", "b"]
-    assert field_of({"0.png": b"", "0.json": b"{}"}) is None
-    assert field_of({"options": "x"}) == "x"
+def test_a_webdataset_s_fields_are_those_of_its_json() -> None:
+    assert fields_of({"0.png": b"", "0.json": b'{"options": ["a", "b"]}'}) == {"options": ["a", "b"]}
+    assert fields_of({"0.png": b"", "0.json": b"{}"}) == {}
+    assert fields_of({"options": "x"}) == {"options": "x"}
+    assert fields_of(None) == {}
 
 
 @pytest.mark.parametrize(
