@@ -196,10 +196,63 @@ def test_mean_and_standard_error() -> None:
         ("Which?\na) red\nb) blue", "b", ["a", "b"]),
         ("Which?\nOptions:\nA. red\n\nB. blue", "B", ["A", "B"]),
         ("Which?\nA. red\nB. blue", "Answer: B", ["Answer: A", "Answer: B"]),
+        ("Which?\nA. red\nB. blue\n\nC. green", "B", ["A", "B", "C"]),
+        ("Which?\n1. cat\n2. dog", "2", ["1", "2"]),
+        ("Which?\n1) cat\n2) dog", "dog", ["cat", "dog"]),
+        ("Which?\n(1) cat\n\n(2) dog", "(2)", ["(1)", "(2)"]),
+        ("What is it?\n1. cat\n2. dog", "2. dog", ["1. cat", "2. dog"]),
+        ("Pick one.\n0. cat\n1. dog\n2. fox", "1", ["0", "1", "2"]),
+        ("1. Which animal is it?\n1. cat\n2. dog", "Answer: 1", ["Answer: 1", "Answer: 2"]),
+        ("Options: (1) cat, black (2) dog", "2", ["1", "2"]),
+        ("Which? (1) cat (2) dog", "cat", ["cat", "dog"]),
+        ("Which?\n" + "\n".join(f"{i}. no {i}" for i in range(1, 12)), "11", [str(i) for i in range(1, 12)]),
+        ("How many legs?\nOptions:\n1. 4\n2. 6\n3. 8", "2", ["1", "2", "3"]),
+        ("How many?\n1. 3\n2. 5", "5", ["3", "5"]),
+        ("How many?\n1. 1\n2. 2", "2", ["1", "2"]),
+        ("Claims:\n1. it flies\n2. it swims\nWhich is true?\nA. 1\nB. 2", "2", ["1", "2"]),
+        ("Claims:\n1. it flies\n2. it swims\nWhich is true?\nA. 1\nB. 2", "B", ["A", "B"]),
     ],
 )
 def test_options_are_written_as_the_reference_is(question: str, reference: str, expected: list[str]) -> None:
     assert options_of(question, reference) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "reference", "fault"),
+    [
+        (
+            "How many are animals?\n1. cat\n2. dog\n3. car",
+            "2",
+            "may be a number in the question's list, or a quantity",
+        ),
+        ("What is x?\n1. x + y = 3\n2. y = 1", "2", 'write it as "2. y = 1" .*or "Options:" above the list'),
+        ("Which number?\n1. 23\n2. 7", "2", "or a quantity"),
+        (
+            "Which?\nOptions:\n1. 2\n2. 1",
+            "1",
+            'both the number of an option and the text of one; write it as "1. 2"',
+        ),
+        ("Which?\nOptions:\n1. 1\n2. 5", "1", "both the number of an option"),
+        ("Is it so?\n1. it flies\n2. it swims", "yes", "not one of the options"),
+        ("Claims:\n1. a\n2. b\nWhich?\nA. 1 only\nB. 2 only", "1", "not one of the options"),
+        ("Which?\n2. cat\n3. dog", "2", "no options found"),
+        ("Which?\n1. cat\n2. dog\nor perhaps\n3. fox", "1", "no options found"),
+        ("Which?\nA. cat\nB. dog\nor perhaps\nC. fox", "A", "no options found"),
+    ],
+)
+def test_numbers_that_may_mean_something_else_are_refused(question: str, reference: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        options_of(question, reference)
+
+
+def test_a_list_by_number_of_the_rows_own_options() -> None:
+    assert options_of("What is it?\n1. cat\n2. dog", "2", ["dog", "cat"]) == ["1", "2"]
+    assert options_of("What is it?\n1. cat\n2. dog", "dog", ["cat", "dog"]) == ["cat", "dog"]
+    assert options_of("Steps:\n1. 3\n2. 4", "1", ["1", "2", "3"]) == ["1", "2", "3"]
+    with pytest.raises(ValueError, match="both the number of an option and the text of one"):
+        options_of("How many?\n1. 3\n2. 1", "1", ["3", "1"])
+    with pytest.raises(ValueError, match="not one of the options"):
+        options_of("Steps:\n1. wash\n2. cut", "2", ["cat", "dog"])
 
 
 def test_the_rows_own_options_win_over_the_text() -> None:
