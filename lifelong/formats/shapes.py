@@ -42,8 +42,13 @@ _TELLING = re.compile(
 """Keys that say which of a row's "answers" is right."""
 _OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
 _RENAME = 'add the turns under one of these, or rename the columns (`datasets`: rename_column); read are "texts", %s'
+ASK_FOR_CAPTION = (
+    'a caption answers no question: write one with it, {"question": "Describe the image.", "answer": …}'
+)
 _FIXES = {
     "answers": 'name what they answer "question", or write the one to be learnt as "answer"',
+    "caption": ASK_FOR_CAPTION,
+    "captions": ASK_FOR_CAPTION.replace('"answer": …', '"answers": […]'),
     "problem": 'rename "problem" to "question" and "solution" to "answer" (`datasets`: rename_column)',
 }
 Message = dict[str, Any]
@@ -290,7 +295,7 @@ def _no_turns(fields: Mapping[str, Any]) -> RowError:
                     reason, f'rename "{several}" to "{ANSWERS}", if each of them is a right answer'
                 )
             return RowError(reason, _RENAME % read)
-    for key in (ANSWERS, "problem"):
+    for key in _FIXES:
         if fields.get(key):
             return RowError(f'no "conversations" and no "messages"; "{key}" is not read', _FIXES[key])
     return RowError('no "conversations" and no "messages"', _RENAME % read)

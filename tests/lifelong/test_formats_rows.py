@@ -277,6 +277,8 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"question": "hi", "answer": {"text": "yes"}}, '"answer" holds a value of type dict'),
         ({"question": "hi", "answer": None}, '"question" without "answer"'),
         ({"problem": "hi", "solution": "yes"}, '"problem" is not read'),
+        ({"caption": "a dog", "url": "https://x.org/a.jpg", "image": "a.png"}, '"caption" is not read'),
+        ({"captions": ["a dog", "a pet"], "image": "a.png"}, '"captions" is not read'),
         ({"conversations": json.dumps(spoken("hi"))}, "a list of turns written as text"),
         ({"messages": turns("hi"), "system": ["be brief"]}, '"system" is not a text'),
         ({"messages": turns("hi"), "system": "be brief", "system_prompt": "be long"}, "differ"),
