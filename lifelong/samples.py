@@ -77,6 +77,7 @@ class Row:
     `row` is the 0-based position in `file` (a name relative to the dataset); None tells of a fault of the
     whole file. `reason` and `fix` are empty for an accepted row. `raw` is the source record as it was parsed,
     so that a selection can be written back in its own format. `of` is the sample_id that a duplicate repeats.
+    `several`: the row has several answers, of which the sample has one.
     """
 
     file: str
@@ -88,6 +89,7 @@ class Row:
     raw: Any = None
     source_id: str | None = None
     of: str | None = None
+    several: bool = False
 
 
 def text_chars(messages: Sequence[dict[str, Any]]) -> int:

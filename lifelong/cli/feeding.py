@@ -55,7 +55,9 @@ def feed(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="exact_match, choice, anls, iou50, rouge_l, lmms_eval:TASK; default exact_match."),
+        typer.Option(
+            help="exact_match, vqa_accuracy, choice, anls, iou50, rouge_l, lmms_eval:TASK; default exact_match."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset; default: from the file.")] = None,
     format: Format = None,

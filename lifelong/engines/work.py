@@ -202,4 +202,6 @@ class EvalBlock:
 def item_of(item: EvalItem, loader: CarriedLoader) -> Item:
     """An eval sample as it is put to the model. Raises: DamagedError if an image is missing or altered."""
     conversation = Conversation(item.messages[:-1], loader.conversation(item).images)
-    return Item(item.sample_id, conversation, item.reference["answer"], tuple(item.reference["options"]))
+    told = item.reference
+    accepted = tuple(told.get("accepted", ()))  # an eval set has none that arrived before several were read
+    return Item(item.sample_id, conversation, told["answer"], tuple(told["options"]), accepted)

@@ -1,6 +1,8 @@
-"""The metrics that a stream's eval sets name: each scores one answer against one reference, in [0, 1].
+"""The metrics that a stream's eval sets name: each scores an answer against one reference or several, in [0, 1].
 
 >>> METRICS["exact_match"].score("  Yes. ", "yes")
+1.0
+>>> METRICS["exact_match"].against("two", ["2", "Two"])
 1.0
 """
 
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
+
+from lifelong.evaluate.vqa import agrees, vqa_accuracy
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -40,6 +44,7 @@ class Metric:
     max_new_tokens: default length of a generated answer, in tokens; 0 for kind "choice".
     score: (prediction, reference) -> float in [0, 1].
     source: paper or URL of the definition.
+    joint: (prediction, references) -> float in [0, 1], of a metric that counts how many references agree.
     """
 
     name: str
@@ -47,6 +52,16 @@ class Metric:
     max_new_tokens: int
     score: Callable[[str, str], float]
     source: str
+    joint: Callable[[str, Sequence[str]], float] | None = None
+
+    def against(self, prediction: str, references: Sequence[str]) -> float:
+        """The score where each of the references is right: the best one's, or what they give together.
+
+        Raises: ValueError if the metric cannot score against them.
+        """
+        if self.joint is not None:
+            return self.joint(prediction, references)
+        return max(self.score(prediction, reference) for reference in references)
 
 
 def normalise(text: str) -> str:
@@ -171,6 +186,14 @@ METRICS: dict[str, Metric] = {
         Metric("iou50", "generate", 48, iou50, "Everingham et al. 2010 (PASCAL VOC) §4.2, IoU >= 0.5"),
         Metric(
             "rouge_l", "generate", 64, rouge_l, "Lin 2004 (ROUGE) §3, https://pypi.org/project/rouge-score"
+        ),
+        Metric(
+            "vqa_accuracy",
+            "generate",
+            16,
+            agrees,
+            "Antol et al. 2015 (arXiv 1505.00468) §4, https://github.com/GT-Vision-Lab/VQA",
+            vqa_accuracy,
         ),
     )
 }

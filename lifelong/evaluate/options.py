@@ -17,6 +17,13 @@ from typing import Any, NoReturn
 _LETTERED = re.compile(r"\s*(\(?([A-Z])[.:)])\s+(\S.*?)\s*")  # "A. text", "A: text", "(A) text"
 _ANY_CASE = re.compile(_LETTERED.pattern, re.IGNORECASE)
 _MARK = re.compile(r"\(([A-Z])\)\s+")  # "(A) red (B) blue" on one line
+_NUMBERED = re.compile(r"\s*(\(?(\d{1,2})[.)])\s+(\S.*?)\s*")  # "1. text", "1) text", "(1) text"
+_NUMBER_MARK = re.compile(r"\((\d{1,2})\)\s+")  # "(1) red (2) blue" on one line
+_TOLD = re.compile(r"\b(?:options?|choices?|alternatives?|multiple[- ]choice)\b", re.IGNORECASE)
+_PICKS = re.compile(r"\b(?:which|choose|select|pick)\b", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"\bhow \w+|\b(?:count|numbers?|total|sum|value|calculate|compute|solve|equals?)\b|=", re.IGNORECASE
+)
 _BEFORE = re.compile(r"(?:the )?answer(?: is)?:\s*(?=\S)", re.IGNORECASE)  # of a reference "Answer: B"
 _BULLET = re.compile(r"\s*[-*•]\s+(\S.*?)\s*")  # "- text"
 _INLINE = re.compile(r"\boptions?:[ \t]*(\S.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE)  # "Options: a, b, c"
@@ -27,28 +34,38 @@ def options_of(question_text: str, reference: str, row_options: Any = None) -> l
 
     question_text: the user's text, line breaks kept. Understood: lines "A. text", "A: text", "(A) text" or "a) text",
     also with empty lines between them, and "(A) text (B) text" on one line (the reference may be the letter, the letter
-    with its punctuation, the text or the whole line), bullet lines "- text", and "Options: a, b, c" on one line. A
-    reference "Answer: B" makes every option one with "Answer: " before it.
+    with its punctuation, the text or the whole line), bullet lines "- text", and "Options: a, b, c" on one line; and,
+    where there is none of these, "1. text", "1) text" or "(1) text" in the same ways, of which the reference may be the
+    number alone only where the question tells of options, or asks to pick and not for a quantity. A reference
+    "Answer: B" makes every option one with "Answer: " before it.
     row_options: the row's own `options` field, which wins over the text: a list of texts or numbers, the same
     written as one text ("['a', 'b']"), or an object, whose keys or values they are. Where the text lists the same ones
     by letter, the reference may be the letter.
     Raises ValueError if no options are found, the field holds anything else, or the reference is not among them
-    (exactly, white space at the ends apart).
+    (exactly, white space at the ends apart), or is a number that may mean something else.
     """
     wanted = reference.strip()
+    where = f"question {_shorten(question_text)!r}"
     readings = [_stripped(reading) for reading in _readings(question_text)]
+    numbered = [] if any(map(_is_list, readings)) else _numbered(question_text)
+    told = row_options is not None or _tells_of_options(question_text, numbered)
+    by_number = [_stripped(reading) for reading in _lettered(numbered)]
     if row_options is not None:
         own = [_stripped(reading) for reading in _readings_of_field(row_options)]
-        listed = any(sorted(reading) == sorted(each) for reading in readings for each in own)
-        readings = own + (readings if listed else [])
+        listed = any(sorted(reading) == sorted(each) for reading in [*readings, *by_number] for each in own)
+        readings, numbered = own + (readings if listed else []), numbered if listed else []
     before = _BEFORE.match(wanted)
     for prefix in ["", *([before.group()] if before else [])]:
-        for options in readings:
-            if wanted.removeprefix(prefix) in options:
+        bare = wanted.removeprefix(prefix)
+        _refuse_ambiguous(bare, numbered, told, f"{where}: the reference {reference!r}")
+        for options in [*readings, *(by_number if numbered else [])]:
+            if bare in options:
                 return [prefix + option for option in options]
-    where = f"question {_shorten(question_text)!r}"
+    readings = readings or by_number
     if not readings:
-        raise ValueError(f'{where}: no options found; list them as lines "A. text" or "- text", {_ELSE}')
+        raise ValueError(
+            f'{where}: no options found; list them as lines "A. text", "1. text" or "- text", {_ELSE}'
+        )
     raise ValueError(
         f"{where}: the reference {reference!r} is not one of the options {readings[0]}; "
         f'write it as one of them, or list others: "A. text" or "- text" on lines, {_ELSE}'
@@ -65,15 +82,36 @@ _ELSE = (
 )
 
 
-def field_of(raw: Any) -> Any:
-    """The `options` field of a row as its reader left it, in a WebDataset that of its .json; None if it has none."""
-    if not isinstance(raw, Mapping):
-        return None
-    if "options" in raw:
-        return raw["options"]
-    texts = [data for name, data in raw.items() if name.lower().endswith(".json") and isinstance(data, bytes)]
-    fields = json.loads(texts[0].decode("utf-8-sig")) if len(texts) == 1 else None
-    return fields.get("options") if isinstance(fields, Mapping) else None
+def _is_list(reading: list[str]) -> bool:
+    """Whether a reading has several options, and is not "Options: (1) red (2) blue" cut at its commas."""
+    return len(reading) > 1 and not any(map(_NUMBERED.fullmatch, reading))
+
+
+def _numbered(text: str) -> list[tuple[str, str, str]]:
+    """(mark, number, text) of the last options of a text that are numbered from 1 or 0, on lines or in a line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    inside = (_lettered_in(line, _NUMBER_MARK) for line in reversed(lines))
+    return _last_lettered_block(lines, _NUMBERED) or next(filter(None, inside), [])
+
+
+def _tells_of_options(text: str, numbered: list[tuple[str, str, str]]) -> bool:
+    """Whether what is around numbered options says that one of them is to be picked, and not counted."""
+    for mark, _, option in numbered:
+        text = re.sub(rf"{re.escape(mark)}\s+{re.escape(option)}", "", text, count=1)
+    return bool(_TOLD.search(text) or (_PICKS.search(text) and not _COUNTS.search(text)))
+
+
+def _refuse_ambiguous(wanted: str, numbered: list[tuple[str, str, str]], told: bool, what: str) -> None:
+    """Raises: ValueError if a reference is the number of an option, and may as well be something else."""
+    named = next((option for option in numbered if option[1] == wanted.removesuffix(".")), None)
+    if named is None or all(number == text for _, number, text in numbered):
+        return
+    fix = f'write it as "{named[0]} {named[2]}" or as the text of the one that is meant'
+    if any(text == wanted for _, _, text in numbered):
+        raise ValueError(f"{what} is both the number of an option and the text of one; {fix}")
+    if not told:
+        fix += ', or "Options:" above the list'
+        raise ValueError(f"{what} may be a number in the question's list, or a quantity; {fix}")
 
 
 def _readings_of_field(field: Any) -> list[list[str]]:
@@ -128,27 +166,33 @@ def _readings(text: str) -> Iterator[list[str]]:
 
 
 def _lettered(block: list[tuple[str, str, str]]) -> Iterator[list[str]]:
-    """The ways to name the options of a block of (mark, letter, text)."""
+    """The ways to name the options of a block of (mark, letter or number, text)."""
     if block:
         marks, letters, texts = zip(*block, strict=True)
         yield from (list(letters), list(texts), list(marks))
         yield [f"{mark} {option}" for mark, option in zip(marks, texts, strict=True)]
 
 
-def _lettered_in(line: str) -> list[tuple[str, str, str]]:
+def _lettered_in(line: str, mark: re.Pattern[str] = _MARK) -> list[tuple[str, str, str]]:
     """(mark, letter, text) of "(A) text (B) text" in one line; at least two, in order from A."""
-    marks = list(_MARK.finditer(line))
+    marks = list(mark.finditer(line))
     ends = [*(mark.start() for mark in marks[1:]), len(line)]
     block = [
         (mark.group().strip(), mark.group(1), line[mark.end() : end].strip())
         for mark, end in zip(marks, ends, strict=False)
     ]
-    in_order = [letter for _, letter, _ in block] == [chr(ord("A") + i) for i in range(len(block))]
-    return block if in_order and len(block) >= 2 and all(text for *_, text in block) else []
+    if len(block) < 2 or not all(text for *_, text in block):
+        return []
+    places = [_place(letter) for _, letter, _ in block]
+    in_order = places[0] in _FIRST and places == list(range(places[0], places[0] + len(block)))
+    return block if in_order else []
 
 
 def _last_lettered_block(lines: list[str], pattern: re.Pattern[str]) -> list[tuple[str, str, str]]:
-    """(mark, letter, text) of the last run of lines lettered A, B, C… in order; at least two lines."""
+    """(mark, letter, text) of the last run of lines lettered A, B, C… (or numbered) in order; at least two lines.
+
+    None if the run goes on behind another line: it is not known what belongs to it.
+    """
     last: list[tuple[str, str, str]] = []
     block: list[tuple[str, str, str]] = []
     for line in lines:
@@ -157,13 +201,25 @@ def _last_lettered_block(lines: list[str], pattern: re.Pattern[str]) -> list[tup
             block = []
             continue
         mark, letter, option = match.groups()
-        if letter in "Aa":
-            block = []
-        in_order = letter.upper() == chr(ord("A") + len(block))
-        block = [*block, (mark, letter, option)] if in_order else []
+        place = _place(letter)
+        if block and place == _place(block[-1][1]) + 1:
+            block = [*block, (mark, letter, option)]
+        else:
+            block = [(mark, letter, option)] if place in _FIRST else []
+            if last and place == _place(last[-1][1]) + 1:
+                last = []
         if len(block) >= 2:
             last = block
     return last
+
+
+_FIRST = (-1, 0)
+"""Places at which a list begins: 0, or A and 1."""
+
+
+def _place(label: str) -> int:
+    """Which option a letter is, from A; or a number, from 1."""
+    return int(label) - 1 if label.isdecimal() else ord(label.upper()) - ord("A")
 
 
 def _last_bullet_block(lines: list[str]) -> list[str]:

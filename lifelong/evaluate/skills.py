@@ -20,22 +20,25 @@ from lifelong.models.load import VisionLanguageModel
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One eval sample. conversation: without its last answer; options: of a multiple choice, else empty."""
+    """One eval sample. conversation: without its last answer; options: of a multiple choice, else empty; accepted: all
+    answers that are right, the reference among them; empty where it alone is."""
 
     sample_id: str
     conversation: Conversation
     reference: str
     options: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, and its score in [0, 1]."""
+    """What the model said, and its score in [0, 1]. accepted: as an `Item` has them."""
 
     sample_id: str
     prediction: str
     reference: str
     score: float
+    accepted: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -54,8 +57,8 @@ def evaluate(
                 _choose(vlm, batch, batch_size) if metric.kind == "choice" else _generate(vlm, batch, metric)
             )
             for item, prediction in zip(batch, said, strict=True):
-                score = metric.score(prediction, item.reference)
-                answers.append(Answer(item.sample_id, prediction, item.reference, float(score)))
+                score = float(metric.against(prediction, item.accepted or [item.reference]))
+                answers.append(Answer(item.sample_id, prediction, item.reference, score, item.accepted))
             progress(len(answers), len(items))
     return answers
 

@@ -105,7 +105,8 @@ class Dataset:
         except RowError as fault:
             return Row(file, row, "rejected", fault.reason, fault.fix, **identity)
         seen.add(content)
-        return Row(file, row, "accepted", sample=sample, **identity)
+        several = shapes.answers_left(record.fields)
+        return Row(file, row, "accepted", sample=sample, several=several, **identity)
 
 
 def _source_id_of(record: Record) -> str | None:

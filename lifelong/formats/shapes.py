@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from lifelong.formats.answers import ANSWERS, answers_in, most_given
 from lifelong.formats.faults import Limits, RowError
 from lifelong.formats.unread import is_image_name, refuse_images_in_text, refuse_images_of_turn
 
@@ -34,10 +35,20 @@ _UNREAD = re.compile(
     re.IGNORECASE,
 )
 """Keys of a row with a question that belong to what is asked, and that are not read."""
+_TELLING = re.compile(
+    r"label|target|solution|correct\w*|(answer|gt|ground_?truth)(_?(idx|index|id|key|label|number))?",
+    re.IGNORECASE,
+)
+"""Keys that say which of a row's "answers" is right."""
 _OF_IMAGE = re.compile(r"([Ii]mage|[Ii]mg|picture)(?![a-z])")
 _RENAME = 'add the turns under one of these, or rename the columns (`datasets`: rename_column); read are "texts", %s'
+ASK_FOR_CAPTION = (
+    'a caption answers no question: write one with it, {"question": "Describe the image.", "answer": …}'
+)
 _FIXES = {
-    "answers": 'write the one that is to be learnt as text under "answer", beside "question"',
+    "answers": 'name what they answer "question", or write the one to be learnt as "answer"',
+    "caption": ASK_FOR_CAPTION,
+    "captions": ASK_FOR_CAPTION.replace('"answer": …', '"answers": […]'),
     "problem": 'rename "problem" to "question" and "solution" to "answer" (`datasets`: rename_column)',
 }
 Message = dict[str, Any]
@@ -186,7 +197,11 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         return _turns_of_rounds(rounds)
     for asking, answering in PAIRS.items():
         asked, said = fields.get(asking), fields.get(answering)
-        if asked is None or said is None:
+        if asked is None:
+            continue
+        if said is None and asking == "question" and fields.get(ANSWERS) is not None:
+            said = _answer_of_several(fields)
+        if said is None:
             continue
         _refuse_beside(fields, asking)
         if asking != "prompt":
@@ -200,6 +215,28 @@ def _turns_of_others(fields: Mapping[str, Any]) -> Any:
         said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
         return [*asked, *said]
     raise _no_turns(fields)
+
+
+def _answer_of_several(fields: Mapping[str, Any]) -> str:
+    """The answer to learn of a row with "answers". Raises: RowError if another key says which is right."""
+    telling = next(
+        (key for key, value in fields.items() if _TELLING.fullmatch(str(key)) and value is not None), None
+    )
+    if telling is not None:
+        reason = f'"{telling}" beside "{ANSWERS}" is not read'
+        raise RowError(
+            reason, f'write the right one of "{ANSWERS}" as "answer", or drop "{telling}" if all are right'
+        )
+    return most_given(answers_in(fields[ANSWERS]))
+
+
+def answers_left(fields: Mapping[str, Any]) -> bool:
+    """Whether a row that was read has several answers, of which one was taken."""
+    if fields.get(ANSWERS) is None or fields.get("answer") is not None or fields.get("question") is None:
+        return False
+    if not spelled_otherwise(fields) or fields.get("texts") or fields.get("completion"):
+        return False
+    return len(set(answers_in(fields[ANSWERS]))) > 1
 
 
 def _turns_of_rounds(rounds: list[Any]) -> list[Message]:
@@ -224,7 +261,9 @@ def _text_of(value: Any, key: str) -> str:
         fix = f'write it as text, e.g. "{value}"; if it counts the options, write the one that is meant'
         raise RowError(f'"{key}" is a number ({value})', fix)
     if isinstance(value, list):
-        raise RowError(f'"{key}" is a list', "write one of it as text, or a row for each")
+        fix = "write one of it as text, or a row for each"
+        fix += f'; or name it "{ANSWERS}", if each of them is right by itself' if key == "answer" else ""
+        raise RowError(f'"{key}" is a list', fix)
     raise RowError(f'"{key}" holds a value of type {type(value).__name__}', "write it as text")
 
 
@@ -248,11 +287,15 @@ def _no_turns(fields: Mapping[str, Any]) -> RowError:
     """The fault of a row without turns that are read: what it has instead, and what to call it."""
     read = ", ".join(f'"{asking}" with "{answering}"' for asking, answering in PAIRS.items())
     for asking, answering in PAIRS.items():
-        if fields.get(asking) is not None and fields.get("answers") is None:
-            return RowError(
-                f'no "conversations" and no "messages"; "{asking}" without "{answering}"', _RENAME % read
-            )
-    for key in ("answers", "problem"):
+        if fields.get(asking) is not None and fields.get(ANSWERS) is None:
+            reason = f'no "conversations" and no "messages"; "{asking}" without "{answering}"'
+            several = next((key for key in ("references", "captions") if fields.get(key)), None)
+            if asking == "question" and several:
+                return RowError(
+                    reason, f'rename "{several}" to "{ANSWERS}", if each of them is a right answer'
+                )
+            return RowError(reason, _RENAME % read)
+    for key in _FIXES:
         if fields.get(key):
             return RowError(f'no "conversations" and no "messages"; "{key}" is not read', _FIXES[key])
     return RowError('no "conversations" and no "messages"', _RENAME % read)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from lifelong.formats.faults import FileError, Limits, RowError, first_line
 from lifelong.formats.jsontext import MAX_ROW_CHARS, json_record
+from lifelong.formats.shapes import ASK_FOR_CAPTION
 from lifelong.formats.unread import IMAGE_SUFFIXES
 from lifelong.formats.validate import Record
 
@@ -79,8 +80,10 @@ def _member_fault(member: tarfile.TarInfo, limits: Limits) -> RowError | None:
     if any("\ud800" <= mark <= "\udfff" for mark in member.name):
         return RowError(f'"{member.name}" is not a name in UTF-8', "rename the member")
     if not member.name.lower().endswith((".json", *IMAGE_SUFFIXES)):
-        known = ", ".join(IMAGE_SUFFIXES)
-        return RowError(f'"{member.name}" is neither .json nor an image', f"use .json and {known}")
+        fix = f"use .json and {', '.join(IMAGE_SUFFIXES)}"
+        if member.name.lower().endswith((".txt", ".caption")):  # as img2dataset packs captions
+            fix = f"{ASK_FOR_CAPTION}, in the .json, and leave this member out"
+        return RowError(f'"{member.name}" is neither .json nor an image', fix)
     limit = MAX_ROW_CHARS if member.name.lower().endswith(".json") else limits.max_image_bytes
     if member.size > limit:
         reason = f'"{member.name}" is too large: {member.size:,} bytes, the limit is {limit:,}'

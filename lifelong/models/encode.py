@@ -7,6 +7,7 @@ expanded each image placeholder, turn characters into tokens. Nothing is searche
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Message = Mapping[str, Any]
+_NAME = re.compile(r"\w*(image|img|vision|video|audio|patch|tile)\w*_token|[be]o[ia]_token")
+_MARK = re.compile(r"[<\[].*(image|img|vision|video|audio|row_\d+_col_\d+).*[>\]]", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class Encoder:
         # What stands for an image in the text may be another token (Gemma 3's <start_of_image>) than the image's own.
         self._placeholder = str(getattr(processor, "image_token", None) or image_token)
         self._image_tokens = {self._placeholder, image_token}
+        marks = sorted(self._image_tokens | _marks_of(processor), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, marks)))
         # Of templates that can ask for a thought first, the prompt that asks for the answer.
         asks = "enable_thinking" in str(processor.chat_template)
         self._options: dict[str, Any] = {"enable_thinking": False} if asks else {}
@@ -124,8 +129,9 @@ class Encoder:
 
         Raises:
             InputError: the template refuses a conversation or does not put turns one after the other, a text
-                contains the model's own image token, or a sample is longer than `max_length` tokens.
+                contains one of the model's own tokens for images, or a sample is longer than `max_length` tokens.
         """
+        self._refuse_marks(conversations)
         rendered = [self._render(conversation.messages) for conversation in conversations]
         features, replaced = self._process([r.text for r in rendered], conversations, side="right")
         ids = features["input_ids"]
@@ -141,6 +147,7 @@ class Encoder:
 
     def prompts(self, conversations: Sequence[Conversation]) -> dict[str, torch.Tensor]:
         """A left-padded batch of prompts that end where the model is to answer."""
+        self._refuse_marks(conversations)
         texts = [self._template(list(c.messages), prompt=True) for c in conversations]
         features, _ = self._process(texts, conversations, side="left")
         features.pop("offset_mapping")
@@ -168,6 +175,19 @@ class Encoder:
         ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
         special = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return ids[0] if ids and ids[0] in special else None
+
+    def _refuse_marks(self, conversations: Sequence[Conversation]) -> None:
+        """Raises: InputError if a text has what the tokenizer takes for a part of an image, a video or a sound."""
+        for conversation in conversations:
+            for number, message in enumerate(conversation.messages, 1):
+                for part in message["content"]:
+                    found = self._marks.search(part["text"]) if part["type"] == "text" else None
+                    if found is not None:
+                        raise InputError(
+                            f"turn {number} ({message['role']}) holds {found.group()!r}, the model's own token for "
+                            "images, video or sound; the token may not be written out in a message: write <image> "
+                            "where an image belongs, and leave it out or spell it otherwise elsewhere"
+                        )
 
     def _render(self, messages: Sequence[Message]) -> _Rendered:
         turns = list(messages)
@@ -281,6 +301,21 @@ class Encoder:
         if longest > self.max_length:
             raise InputError(f"a sample of {longest} tokens is longer than the model's {self.max_length}")
         return features, replaced
+
+
+def _marks_of(processor: Any) -> set[str]:
+    """Tokens that a processor and its tokenizer keep for images, video and sound, or for what stands around them."""
+    tokenizer = processor.tokenizer
+    named = {**tokenizer.special_tokens_map, **vars(processor)}
+    marks = {
+        str(token) for name, token in named.items() if _NAME.fullmatch(name) and not isinstance(token, int)
+    }
+    marks |= {str(token) for token in tokenizer.added_tokens_decoder.values() if _MARK.fullmatch(str(token))}
+    return marks - {
+        "",
+        "None",
+        *(str(getattr(tokenizer, f"{name}_token")) for name in ("bos", "eos", "pad", "unk")),
+    }
 
 
 def _inside(

@@ -53,7 +53,10 @@ class Tested:
         return apply
 
     def files(self, context: Context) -> list[tuple[str, Committed]]:
-        """Every answer as a Parquet table: timestep, skill, sample_id, prediction, reference, score."""
+        """Every answer as a Parquet table: timestep, skill, sample_id, prediction, reference, score, accepted.
+
+        accepted: all answers that count as right; empty where the reference is the only one.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -65,13 +68,15 @@ class Tested:
                 "prediction": answer.prediction,
                 "reference": answer.reference,
                 "score": answer.score,
+                "accepted": list(answer.accepted),
             }
             for cell in self.cells
             for answer in cell.answers
         ]
         if not rows:
             return []
-        table = pa.Table.from_pylist(rows)
+        types = [pa.int64(), *[pa.string()] * 4, pa.float64(), pa.list_(pa.string())]
+        table = pa.Table.from_pylist(rows, pa.schema(list(zip(rows[0], types, strict=True))))
         write = lambda path: pq.write_table(table, path)  # noqa: E731
         return [("answers", commit_file(context.root, context.folder, "answers", ".parquet", write))]
 

@@ -57,17 +57,24 @@ def ingest(context: Context) -> Outcome:
     dataset = open_dataset(feed.train, images=feed.images, format=feed.format)
     reference = context.config.pool.media == "reference"
     contents = hashlib.sha256()
+    several = 0
     with stores.media.writer(timestep) as writer:
 
         def items() -> Iterator[Arrival | Refusal]:
+            nonlocal several
             for number, row in enumerate(dataset.rows(), 1):
                 if row.sample is not None:
                     contents.update(row.sample.sample_id.encode())
+                several += row.several
                 context.progress.step("rows read", number, 0)
                 yield _item(row, writer, reference)
 
         counts = stores.pool.add(timestep, feed.name, feed.skill, items())
     stores.media.record(writer.rows)
+    if several:
+        context.progress.say(
+            f"  {several} rows have several answers; of each the one given most often is learnt"
+        )
     if counts.accepted == 0:
         raise NothingNewError(
             f"{feed.train}: nothing new: of {counts.rows} rows {counts.duplicates} are in the pool already and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from lifelong.engines.work import EvalBlock, item_of, places_of
 from lifelong.errors import InputError
 from lifelong.evaluate.lmms import is_external, require, task_of
 from lifelong.evaluate.metrics import Metric, mean_and_stderr
-from lifelong.evaluate.options import field_of, options_of
+from lifelong.evaluate.options import options_of
+from lifelong.evaluate.references import accepted_of, fields_of
 from lifelong.evaluate.skills import Answer, metric_named, refusal
 from lifelong.formats import open_dataset
 from lifelong.loader import CarriedLoader, keep_image
@@ -88,15 +89,12 @@ def _eval_item(row: Row, metric: Metric, refused: list[dict[str, Any]]) -> EvalI
     # A question asked twice counts twice, as in any eval set.
     if row.sample is not None and row.outcome != "rejected":
         sample = row.sample
-        answer = _text(sample.messages[-1])
         try:
-            options = _options(sample.messages, answer, row.raw) if metric.kind == "choice" else []
-            metric.score(answer, answer)
             return EvalItem(
                 sample.sample_id,
                 sample.messages,
                 [image.sha256 for image in sample.images],
-                {"answer": answer, "options": options},
+                _reference(sample.messages, fields_of(row.raw), metric),
             )
         except ValueError as error:
             reason, fix = str(error), _FIX
@@ -125,8 +123,23 @@ def _first(refused: list[dict[str, Any]]) -> str:
     return f"{refused[0]['file']} row {refused[0]['row']}: {refused[0]['reason']}"
 
 
-def _options(messages: list[dict[str, Any]], answer: str, raw: Any) -> list[str]:
-    return options_of(_text(messages[-2]), answer, field_of(raw))
+def _reference(messages: list[dict[str, Any]], fields: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """What an eval row's answers are compared with. Raises: ValueError if the metric cannot score them."""
+    answer = _text(messages[-1])
+    rounds = sum(message["role"] == "assistant" for message in messages)
+    accepted = accepted_of(fields, answer, rounds)
+    if metric.joint is None:
+        accepted = list(dict.fromkeys(accepted))
+    if metric.kind == "choice" and len(accepted) > 1:
+        raise ValueError(
+            f"{len(accepted)} accepted answers, where metric choice takes one; write the one that is right as the "
+            "answer, and drop the others"
+        )
+    metric.against(answer, accepted or [answer])
+    options = (
+        options_of(_text(messages[-2]), answer, fields.get("options")) if metric.kind == "choice" else []
+    )
+    return {"answer": answer, "options": options} | ({"accepted": accepted} if len(accepted) > 1 else {})
 
 
 def _text(message: dict[str, Any]) -> str:

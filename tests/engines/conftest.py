@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -53,6 +54,9 @@ def _rows(folder: Path, name: str, count: int, seed: int) -> list[dict[str, Any]
             {"from": "human", "value": question},
             {"from": "gpt", "value": "abcdefgh"[: 1 + number % 8]},
         ]
+        if name.endswith("eval") and number % 2:
+            row["answers"] = ["no", *"abcdefgh"]
+            row["answers"].append(row["conversations"][1]["value"])
         rows.append(row)
     return rows
 
@@ -140,6 +144,15 @@ Two parts of a batch are padded to other lengths and summed in another order, so
 float32 digits; AdamW divides it by its own size, which carries that into weights whose gradient is near zero. One to
 two millionths are measured.
 """
+
+
+def answers(run: Run) -> list[dict[str, Any]]:
+    """Every answer to an eval sample, with what it was compared with."""
+    with run.reading() as stores:
+        paths = [
+            stores.root / file.committed.path for file in stores.ledger.files() if file.kind == "answers"
+        ]
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def assert_same_but_for_rounding(run: Run, expected: Run) -> None:

@@ -19,6 +19,7 @@ from tests.engines.conftest import (
     IN_PARTS,
     SETTINGS,
     Make,
+    answers,
     assert_same_but_for_rounding,
     kill_one,
 )
@@ -77,6 +78,8 @@ def test_one_worker_gives_the_same_bits(cluster: str, make: Make, local: Run, da
     run = make("ray", workers=1)
     run.run_stream(dataset)
     assert run.digest() == local.digest()
+    assert answers(run) == answers(local)
+    assert sum(len(row["accepted"]) == 10 for row in answers(run)) == 2 * 3  # of 6 questions, asked twice
 
 
 def test_two_workers_that_are_killed_on_the_way(cluster: str, make: Make, local: Run, dataset: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,32 @@ def test_an_answer_is_asked_for_where_the_prompt_ends(vlm: VisionLanguageModel) 
     assert told[:, :length].equal(prompts["input_ids"])
 
 
-@pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>"])
-def test_neither_of_two_image_tokens_may_be_written_out(tmp_path: Path, token: str) -> None:
-    vlm = load_folder(build("gemma3", tmp_path))
-    written = chat(f"{IMAGE}what is it?", f"a {token}")
-    with pytest.raises(InputError, match="may not be written out in a message"):
-        vlm.encoder.training([written])
+MARKS = {
+    "qwen3_vl": ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
+    "llava_onevision": ["<video>"],
+    "internvl": ["<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
+    "gemma3": ["<start_of_image>", "<end_of_image>", "<image_soft_token>"],
+    "gemma4": ["<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio>"],
+    "idefics3": ["<fake_token_around_image>", "<global-img>", "<row_1_col_2>"],
+}
+
+
+@pytest.mark.parametrize("family", MARKS)
+def test_no_token_of_the_models_images_may_be_written_out(tmp_path: Path, family: str) -> None:
+    encoder = load_folder(build(family, tmp_path)).encoder
+    for token in MARKS[family]:
+        answered = chat(f"{IMAGE}what is it?", f"a {token}")
+        with pytest.raises(
+            InputError, match=r"turn 2 \(assistant\) holds .*may not be written out in a message"
+        ):
+            encoder.training([chat("say", "it"), answered])
+        for asked in (chat(f"{IMAGE}is it {token}?", "no"), chat(f"say {token}", "no")):
+            with pytest.raises(InputError, match=r"turn 1 \(user\) holds .*: write <image> where"):
+                encoder.training([asked])
+            with pytest.raises(InputError, match=rf"{re.escape(repr(token))}.*may not be written out"):
+                encoder.prompts([asked.prompt()])
+    plain = chat(f"{IMAGE}where is the image, <|box_start|>(1,2)<|box_end|> or <b>video</b>?", "[IMAGE 1]")
+    assert encoder.training([plain]).answer.any()
 
 
 @pytest.mark.parametrize(

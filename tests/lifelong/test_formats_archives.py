@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,45 @@ def test_a_damaged_shard_does_not_hide_the_next(tmp_path: Path) -> None:
     assert [(row.file, row.row, row.outcome) for row in rows_of(tmp_path)] == [
         ("a.parquet", None, "rejected"),
         ("b.parquet", 0, "accepted"),
+    ]
+
+
+def test_captions_of_img2dataset_are_refused_with_the_fix_and_read_once_they_answer_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members: list[tuple[str, bytes]] = []
+    for number in range(3):
+        key = f"{number:09}"
+        told = {
+            "caption": f"dog {number}",
+            "url": "https://x.org/a.jpg",
+            "key": key,
+            "status": "success",
+            "exif": "{}",
+        }
+        members += [(f"{key}.jpg", png(number)), (f"{key}.txt", f"dog {number}".encode())]
+        members.append((f"{key}.json", json.dumps(told).encode()))
+    for row in rows_of(pack(tmp_path / "00000.tar", members)):
+        assert row.reason == f'"{row.row:09}.txt" is neither .json nor an image'
+        assert 'write one with it, {"question": "Describe the image.", "answer": …}, in the .json' in row.fix
+    (row, *_) = rows_of(
+        pack(tmp_path / "pairs.tar", [each for each in members if not each[0].endswith(".txt")])
+    )
+    assert '"caption" is not read' in row.reason
+    assert "a caption answers no question: write one with it" in row.fix
+
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import io, json, tarfile.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    found = rows_of(tmp_path / "captions-00000.tar")
+    assert [row.outcome for row in found] == ["accepted"] * 3
+    assert [row.sample.messages for row in found] == [
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe the image."}]},
+            {"role": "assistant", "content": [{"type": "text", "text": f"dog {number}"}]},
+        ]
+        for number in range(3)
     ]
 
 

@@ -233,7 +233,7 @@ def test_system_turns_come_first(folder: Path) -> None:
         ({"texts": ["hi"]}, 'round 1 of "texts" has no "user" and "assistant"'),
         ({"texts": [{"user": "hi", "assistant": None}]}, "turn 2 (assistant) holds nothing"),
         ({"prompt": "hi"}, 'no "conversations"'),
-        ({"question": "hi", "answers": ["yes"]}, 'no "conversations"'),
+        ({"prompt": "hi", "answers": ["yes"]}, 'no "conversations"'),
         (
             {"question": "hi", "answer": "A", "options": ["yes", "no"]},
             '"options" beside "question" is not read',
@@ -253,13 +253,32 @@ def test_system_turns_come_first(folder: Path) -> None:
         ),
         ({"prompt": "hi", "completion": "A", "options": ["no"]}, '"options" beside "prompt" is not read'),
         ({"query": "hi", "response": "A", "history": [["a", "b"]]}, '"history" beside "query" is not read'),
-        ({"question": "hi", "answers": ["yes"]}, '"answers" is not read'),
+        ({"prompt": "hi", "answers": ["yes"]}, '"answers" is not read'),
+        ({"question": "hi", "answers": []}, '"answers" is empty'),
+        ({"question": "hi", "answers": ["", None]}, '"answers" is empty'),
+        ({"question": "hi", "answers": ["a"] * 1001}, '"answers" holds 1,001 answers'),
+        ({"question": "hi", "answers": ["a", 7]}, '"answers" holds a value of type int: 7'),
+        ({"question": "hi", "answers": [{"text": "a"}]}, '"answers" holds an object without "answer"'),
+        ({"question": "hi", "answers": {"text": ["a"]}}, '"answers" holds a value of type dict'),
+        ({"question": "hi", "answers": "['a', 'b']"}, '"answers" is a list written as text'),
+        *(
+            ({"question": "hi", "answers": ["a", "b"], key: value}, f'"{key}" beside "answers" is not read')
+            for key, value in {
+                "label": 1,
+                "correct_answer": "b",
+                "answer_idx": 0,
+                "ground_truth": "b",
+            }.items()
+        ),
+        ({"question": "hi", "captions": ["a", "b"]}, '"question" without "answer"'),
         ({"question": "hi", "answer": ["yes"]}, '"answer" is a list'),
         ({"question": "hi", "answer": 7}, '"answer" is a number (7)'),
         ({"question": "hi", "answer": True}, '"answer" is True instead of text'),
         ({"question": "hi", "answer": {"text": "yes"}}, '"answer" holds a value of type dict'),
         ({"question": "hi", "answer": None}, '"question" without "answer"'),
         ({"problem": "hi", "solution": "yes"}, '"problem" is not read'),
+        ({"caption": "a dog", "url": "https://x.org/a.jpg", "image": "a.png"}, '"caption" is not read'),
+        ({"captions": ["a dog", "a pet"], "image": "a.png"}, '"captions" is not read'),
         ({"conversations": json.dumps(spoken("hi"))}, "a list of turns written as text"),
         ({"messages": turns("hi"), "system": ["be brief"]}, '"system" is not a text'),
         ({"messages": turns("hi"), "system": "be brief", "system_prompt": "be long"}, "differ"),
@@ -291,6 +310,49 @@ def test_refusals(folder: Path, row: Any, reason: str) -> None:
     assert refused.outcome == "rejected"
     assert reason in refused.reason
     assert refused.fix
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["a", "b", "b"], "b"),
+        (["a", "b"], "a"),
+        (["Nokia", "lg", "nokia", "LG"], "Nokia"),
+        (["", None, "a"], "a"),
+        ([{"answer": "a", "answer_confidence": "yes", "answer_id": 1}, *[{"answer": "b"}] * 2], "b"),
+        ({"answer": ["a", "b", "b"], "answer_id": [1, 2, 3]}, "b"),
+        ("a", "a"),
+    ],
+)
+def test_of_several_answers_the_most_given_is_learnt(folder: Path, answers: Any, expected: str) -> None:
+    row = {"question": "hi", "answers": answers, "image": "a.png", "answer_type": "other", "label": None}
+    found = read_one(folder, row)
+    one = read_one(folder, {"question": "hi", "answer": expected, "image": "a.png"})
+    assert found.sample is not None
+    assert found.sample == one.sample
+    chosen = read_one(folder, row | {"answer": "c"})
+    assert chosen.sample is not None
+    assert chosen.sample.messages[-1]["content"] == [text("c")]
+    assert (one.several, chosen.several) == (False, False)
+    assert found.several == (answers not in ("a", ["", None, "a"]))
+
+
+def test_several_answers_come_through_every_container(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": "hi", "answers": [{"answer": each, "answer_id": i} for i, each in enumerate("abb")]},
+        {"question": "ho", "answers": None},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = datasets.Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "rows.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    expected = read_one(folder, {"question": "hi", "answer": "b"}).sample
+    odd = {"texts": [{"user": "hi", "assistant": "b"}], "question": "ho", "answers": 3}
+    assert read_one(folder, odd).sample == expected  # what is not read is not looked at
+    for name in ("rows.jsonl", "rows.parquet", "saved"):
+        full, empty = open_dataset(tmp_path / name).rows()
+        assert full.sample == expected
+        assert '"question" without "answer"' in empty.reason
 
 
 def test_only_llava_requires_an_id(folder: Path) -> None:

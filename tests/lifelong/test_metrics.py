@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lifelong.evaluate import vqa
 from lifelong.evaluate.metrics import METRICS, mean_and_stderr, normalise, parse_box, words
-from lifelong.evaluate.options import field_of, options_of
+from lifelong.evaluate.options import options_of
+from lifelong.evaluate.references import fields_of
 
 STREAMS = Path(os.environ.get("LIFELONG_STREAMS", Path(__file__).parents[3] / "shared" / "streams"))
 
@@ -24,7 +26,7 @@ def score(metric: str, prediction: str, reference: str) -> float:
 
 
 def test_registry_names_its_metrics_and_their_sources() -> None:
-    assert sorted(METRICS) == ["anls", "choice", "exact_match", "iou50", "rouge_l"]
+    assert sorted(METRICS) == ["anls", "choice", "exact_match", "iou50", "rouge_l", "vqa_accuracy"]
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.source
@@ -65,6 +67,60 @@ def test_registry_names_its_metrics_and_their_sources() -> None:
 )
 def test_scores_known_by_hand(metric: str, prediction: str, reference: str, expected: float) -> None:
     assert score(metric, prediction, reference) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "prediction", "references", "expected"),
+    [
+        ("exact_match", "two", ["2", "Two."], 1.0),
+        ("exact_match", "three", ["2", "Two."], 0.0),
+        ("anls", "helo", ["goodbye", "hello", "help me"], 1 - 1 / 5),
+        ("iou50", "[0, 0, 1, 1]", ["[5, 5, 6, 6]", "[0, 0, 1, 0.6]"], 1.0),
+        ("rouge_l", "the cat sat", ["a dog", "the cat sat"], 1.0),
+    ],
+)
+def test_the_best_of_several_references_counts(
+    metric: str, prediction: str, references: list[str], expected: float
+) -> None:
+    assert METRICS[metric].against(prediction, references) == pytest.approx(expected, abs=1e-12)
+    assert METRICS[metric].against(prediction, references[::-1]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Two dogs, dont.", "2 dogs don't"),
+        ("an apple\n", "apple"),
+        ("none", "0"),
+        ("yes/no", "yes no"),
+        ("yes / no", "yes no"),
+        ("1,000 people!", "1000 people"),
+        ("3.5", "3.5"),
+        ("U.S.", "us"),
+        ("10:30", "10:30"),
+        ("couldntve", "couldntve"),  # with both apostrophes left out the official list does not know it
+        ("couldn'tve", "couldn't've"),
+        ("eleven", "eleven"),
+        ("a", ""),
+    ],
+)
+def test_answers_are_normalised_as_vqa_does(text: str, expected: str) -> None:
+    assert vqa.normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+)
+def test_vqa_accuracy_counts_who_agrees(agreeing: int, expected: float) -> None:
+    """Ten annotators: leaving out one who agrees costs a third where three agree."""
+    annotators = ["the cat"] * agreeing + [f"dog {number}" for number in range(10 - agreeing)]
+    assert METRICS["vqa_accuracy"].against("Cat.", annotators) == pytest.approx(expected, abs=1e-12)
+
+
+def test_vqa_accuracy_needs_annotators() -> None:
+    assert METRICS["vqa_accuracy"].against("2", ["two"] * 4) == 1.0
+    with pytest.raises(ValueError, match=r"3 accepted answers, where VQA has ten .*exact_match"):
+        METRICS["vqa_accuracy"].against("2", ["two"] * 3)
 
 
 def test_normalise_drops_one_final_period_only() -> None:
@@ -140,10 +196,63 @@ def test_mean_and_standard_error() -> None:
         ("Which?\na) red\nb) blue", "b", ["a", "b"]),
         ("Which?\nOptions:\nA. red\n\nB. blue", "B", ["A", "B"]),
         ("Which?\nA. red\nB. blue", "Answer: B", ["Answer: A", "Answer: B"]),
+        ("Which?\nA. red\nB. blue\n\nC. green", "B", ["A", "B", "C"]),
+        ("Which?\n1. cat\n2. dog", "2", ["1", "2"]),
+        ("Which?\n1) cat\n2) dog", "dog", ["cat", "dog"]),
+        ("Which?\n(1) cat\n\n(2) dog", "(2)", ["(1)", "(2)"]),
+        ("What is it?\n1. cat\n2. dog", "2. dog", ["1. cat", "2. dog"]),
+        ("Pick one.\n0. cat\n1. dog\n2. fox", "1", ["0", "1", "2"]),
+        ("1. Which animal is it?\n1. cat\n2. dog", "Answer: 1", ["Answer: 1", "Answer: 2"]),
+        ("Options: (1) cat, black (2) dog", "2", ["1", "2"]),
+        ("Which? (1) cat (2) dog", "cat", ["cat", "dog"]),
+        ("Which?\n" + "\n".join(f"{i}. no {i}" for i in range(1, 12)), "11", [str(i) for i in range(1, 12)]),
+        ("How many legs?\nOptions:\n1. 4\n2. 6\n3. 8", "2", ["1", "2", "3"]),
+        ("How many?\n1. 3\n2. 5", "5", ["3", "5"]),
+        ("How many?\n1. 1\n2. 2", "2", ["1", "2"]),
+        ("Claims:\n1. it flies\n2. it swims\nWhich is true?\nA. 1\nB. 2", "2", ["1", "2"]),
+        ("Claims:\n1. it flies\n2. it swims\nWhich is true?\nA. 1\nB. 2", "B", ["A", "B"]),
     ],
 )
 def test_options_are_written_as_the_reference_is(question: str, reference: str, expected: list[str]) -> None:
     assert options_of(question, reference) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "reference", "fault"),
+    [
+        (
+            "How many are animals?\n1. cat\n2. dog\n3. car",
+            "2",
+            "may be a number in the question's list, or a quantity",
+        ),
+        ("What is x?\n1. x + y = 3\n2. y = 1", "2", 'write it as "2. y = 1" .*or "Options:" above the list'),
+        ("Which number?\n1. 23\n2. 7", "2", "or a quantity"),
+        (
+            "Which?\nOptions:\n1. 2\n2. 1",
+            "1",
+            'both the number of an option and the text of one; write it as "1. 2"',
+        ),
+        ("Which?\nOptions:\n1. 1\n2. 5", "1", "both the number of an option"),
+        ("Is it so?\n1. it flies\n2. it swims", "yes", "not one of the options"),
+        ("Claims:\n1. a\n2. b\nWhich?\nA. 1 only\nB. 2 only", "1", "not one of the options"),
+        ("Which?\n2. cat\n3. dog", "2", "no options found"),
+        ("Which?\n1. cat\n2. dog\nor perhaps\n3. fox", "1", "no options found"),
+        ("Which?\nA. cat\nB. dog\nor perhaps\nC. fox", "A", "no options found"),
+    ],
+)
+def test_numbers_that_may_mean_something_else_are_refused(question: str, reference: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        options_of(question, reference)
+
+
+def test_a_list_by_number_of_the_rows_own_options() -> None:
+    assert options_of("What is it?\n1. cat\n2. dog", "2", ["dog", "cat"]) == ["1", "2"]
+    assert options_of("What is it?\n1. cat\n2. dog", "dog", ["cat", "dog"]) == ["cat", "dog"]
+    assert options_of("Steps:\n1. 3\n2. 4", "1", ["1", "2", "3"]) == ["1", "2", "3"]
+    with pytest.raises(ValueError, match="both the number of an option and the text of one"):
+        options_of("How many?\n1. 3\n2. 1", "1", ["3", "1"])
+    with pytest.raises(ValueError, match="not one of the options"):
+        options_of("Steps:\n1. wash\n2. cut", "2", ["cat", "dog"])
 
 
 def test_the_rows_own_options_win_over_the_text() -> None:
@@ -177,10 +286,11 @@ def test_other_options_of_a_row_are_refused(field: object) -> None:
         options_of("How many?", "2", field)
 
 
-def test_a_webdataset_s_options_are_those_of_its_json() -> None:
-    assert field_of({"0.png": b"", "0.json": b'{"options": ["a", "b"]}'}) == ["a", "b"]
-    assert field_of({"0.png": b"", "0.json": b"{}"}) is None
-    assert field_of({"options": "x"}) == "x"
+def test_a_webdataset_s_fields_are_those_of_its_json() -> None:
+    assert fields_of({"0.png": b"", "0.json": b'{"options": ["a", "b"]}'}) == {"options": ["a", "b"]}
+    assert fields_of({"0.png": b"", "0.json": b"{}"}) == {}
+    assert fields_of({"options": "x"}) == {"options": "x"}
+    assert fields_of(None) == {}
 
 
 @pytest.mark.parametrize(

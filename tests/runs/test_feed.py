@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.errors import InputError, LifelongError, RunError, UsageError
+from lifelong.evaluate.metrics import METRICS
 from lifelong.phases.ingest import NothingNewError
+from lifelong.progress import Silent
 from lifelong.steer.rollback import rollback
 from tests.runs.small import (
     NAMES,
@@ -278,6 +282,63 @@ def test_an_eval_row_that_the_processor_refuses_is_on_record_and_the_others_are_
     assert [line.split(": ")[1].rsplit(" ", 1)[0] for line in told] == [
         f"eval set of vqa, eval.json row {number}" for number in (1, 2)
     ]
+
+
+def test_a_run_says_that_one_of_several_answers_is_learnt(new_run: NewRun, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Told(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    rows = [{"question": f"what {i}?", "answers": ["no", "yes", "yes"][: 1 + i]} for i in range(8)]
+    run = new_run(recipe="random", evaluate={"limit": 0})
+    run.progress = Told()
+    run.feed(write_rows(tmp_path / "rows.json", rows))
+    assert "  7 rows have several answers; of each the one given most often is learnt" in said
+    with run.reading() as stores:
+        found = [row.messages[-1]["content"][0]["text"] for row in stores.pool.rows(range(8))]
+    assert found == ["no", "no", *["yes"] * 6]
+
+
+@pytest.mark.parametrize("metric", ["vqa_accuracy", "anls", "choice"])
+def test_eval_rows_with_several_answers(new_run: NewRun, tmp_path: Path, metric: str) -> None:
+    """What the rows accept is stored, is what the answers are scored against, and stands beside them."""
+    rows: list[dict[str, Any]] = [
+        {
+            "question": "one",
+            "answers": [{"answer": each, "answer_id": i} for i, each in enumerate("abbbcccccc")],
+        },
+        {"question": "two", "answers": ["yes"] * 10},
+        {"question": "three\nA. red\nB. blue", "answer": "A"},
+    ]
+    refused = {"vqa_accuracy": [2], "anls": [], "choice": [0, 1]}[metric]
+    run = new_run(recipe="random", evaluate={"limit": 0})
+    text = [{"id": str(i), "conversations": _short(f"Say {i}", str(i))} for i in range(8)]
+    evals = write_rows(tmp_path / "eval.json", rows)
+    run.feed(write_rows(tmp_path / "rows.json", text), eval=evals, skill="vqa", metric=metric)
+    kept = [row for number, row in enumerate(rows) if number not in refused]
+    accepted = {"one": list("abbbcccccc") if metric == "vqa_accuracy" else list("abc")}
+    accepted["two"] = ["yes"] * 10 if metric == "vqa_accuracy" else []
+    with run.reading() as stores:
+        items = list(stores.evals.items("vqa"))
+        found = stores.ledger.get_meta("eval_refused/vqa") or []
+        paths = [run.root / file.committed.path for file in stores.ledger.files() if file.kind == "answers"]
+    assert [each["row"] for each in found] == refused
+    assert all("accepted answers" in each["reason"] or "no options" in each["reason"] for each in found)
+    assert [item.reference["answer"] for item in items] == [
+        {"one": "c", "two": "yes"}.get(row["question"], "A") for row in kept
+    ]
+    assert [item.reference.get("accepted", []) for item in items] == [
+        accepted.get(row["question"], []) for row in kept
+    ]
+    table = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    assert len(table) == 2 * len(kept)
+    for row, item in zip(table, items * 2, strict=True):
+        assert row["accepted"] == item.reference.get("accepted", [])
+        assert row["reference"] == item.reference["answer"]
+        expected = METRICS[metric].against(row["prediction"], row["accepted"] or [row["reference"]])
+        assert row["score"] == pytest.approx(expected)
 
 
 def test_an_eval_row_that_a_smaller_limit_refuses_later_is_named(
