@@ -82,7 +82,7 @@ class LineSearch(Start):
     """
 
     points: int = 4
-    rows: int = 1024
+    rows: int = 512
 
     name: ClassVar[str] = "line-search"
     from_base: ClassVar[bool] = False

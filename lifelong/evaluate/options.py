@@ -191,7 +191,7 @@ def _lettered_in(line: str, mark: re.Pattern[str] = _MARK) -> list[tuple[str, st
 def _last_lettered_block(lines: list[str], pattern: re.Pattern[str]) -> list[tuple[str, str, str]]:
     """(mark, letter, text) of the last run of lines lettered A, B, C… (or numbered) in order; at least two lines.
 
-    None if the run goes on behind another line: it is not known what belongs to it.
+    Empty if the run goes on behind another line: it is not known what belongs to it.
     """
     last: list[tuple[str, str, str]] = []
     block: list[tuple[str, str, str]] = []
