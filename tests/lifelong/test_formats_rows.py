@@ -293,6 +293,17 @@ def test_refusals(folder: Path, row: Any, reason: str) -> None:
     assert refused.fix
 
 
+def test_a_row_that_would_take_hours_or_all_memory_is_refused(folder: Path) -> None:
+    """What one row takes grows with the square of its turns, and with the pixels of all its images."""
+    long = read_one(folder, {"messages": turns("hi") * 501})
+    assert "1,002 turns, the limit is 1,000" in long.reason
+    assert read_one(folder, {"messages": turns("hi") * 500}).outcome == "accepted"
+    row = {"messages": turns(TAG * 3), "images": ["a.png", "b.png", "c.png"]}
+    assert read_one(folder, row, limits=Limits(max_row_pixels=3 * 16)).outcome == "accepted"
+    large = read_one(folder, row, limits=Limits(max_row_pixels=3 * 16 - 1))
+    assert "more than 47 pixels in its 3 images together" in large.reason
+
+
 def test_only_llava_requires_an_id(folder: Path) -> None:
     row = {"conversations": turns("hi")}
     assert read_one(folder, row).source_id is None
