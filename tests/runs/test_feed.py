@@ -84,6 +84,19 @@ def test_a_stream_again_feeds_nothing(copied: Run, stream: Path) -> None:
     assert (copied.digest(), database(copied), files(copied)) == before
 
 
+def test_a_stream_stops_at_a_dataset_of_which_no_row_can_be_used(
+    new_run: NewRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = write_stream(tmp_path, NAMES[:2], rows=8, evals=0)
+    write_rows(tmp_path / f"{NAMES[0]}.json", [{**row, "image": "lost.png"} for row in rows_of(NAMES[0])[:8]])
+    run = new_run()
+    assert invoke(["run", str(run.root), str(stream), "--quiet"]) == 1
+    told = capsys.readouterr().err
+    assert f'none of its 8 rows can be used; {NAMES[0]}.json row 0: image "lost.png" not found' in told
+    assert run.status()["pool"]["arrived"] == 0
+    assert run.status()["phase"] is None
+
+
 def test_new_rows_under_a_known_name_are_a_dataset_of_their_own(copied: Run, tmp_path: Path) -> None:
     release = write_rows(tmp_path / "easyvqa.json", rows_of("easyvqa")[12:32])
     copied.feed(release, images=entry("easyvqa")["images"], skill="vqa")
