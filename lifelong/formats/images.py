@@ -243,9 +243,9 @@ def _decoded(text: str) -> bytes:
 
 
 def _member(name: str, members: Mapping[str, bytes]) -> bytes:
-    """Find the archive member that a row means by `name`: by its full name or its base name."""
+    """Find the archive member that a row means by `name`: by its full name, or the end of it from a folder on."""
     for member, data in members.items():
-        if name in (member, member.rpartition("/")[2]):
+        if f"/{member}".endswith(f"/{name}"):
             return data
     listed = ", ".join(members) or "none"
     reason = f'image "{name}" is not in the archive beside its row (images there: {listed})'
