@@ -13,7 +13,7 @@ from lifelong.callbacks import Callback, Callbacks
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift
-from lifelong.errors import InputError, RunError, TrainingError, UsageError
+from lifelong.errors import InputError, RunError, TrainingError, UsageError, require_utf8
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
 from lifelong.progress import Noting, Progress, as_asked
@@ -83,8 +83,10 @@ class Run(Steering):
 
         Raises:
             UsageError: the configuration or the recipe is wrong, or the folder holds something already.
+            InputError: the folder's name is not in UTF-8.
         """
         root = Path(root)
+        require_utf8(root.absolute())
         resolved = config if isinstance(config, RunConfig) else parse_config(config or {})
         if model:
             resolved = resolved.model_copy(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lifelong.errors import require_utf8
 from lifelong.formats import hfdatasets, jsonl, llava, parquet, shapes, sharegpt, webdataset
 from lifelong.formats.detect import detect_format, find_files
 from lifelong.formats.faults import DEFAULT_LIMITS, DatasetError, FileError, Limits, RowError
@@ -46,9 +47,11 @@ def open_dataset(
 
     images: the image root; by default the folder of each file, then `images/` in it. format: a key of
     FORMATS; by default told from the content of the first file.
-    Raises: DatasetError if there is nothing to read. What is wrong inside a file comes out of `rows`.
+    Raises: DatasetError if there is nothing to read, InputError if a name is not in UTF-8. What is wrong inside a
+    file comes out of `rows`.
     """
     folder, files = find_files(path)
+    require_utf8(*files, *filter(None, [images]))
     name = format or detect_format(files[0])
     if name not in FORMATS:
         raise DatasetError(f'unknown format "{name}"; use one of {", ".join(FORMATS)}')
