@@ -96,8 +96,9 @@ class Run(Steering):
             words = read_recipe(recipe) if isinstance(recipe, str) else recipe
             resolved = resolved.model_copy(update={"recipe": words})
         method(resolved.recipe, resolved)
-        if root.exists() and any(root.iterdir()):
-            raise UsageError(f"{root} is not empty; name a new folder for the run")
+        if root.is_file() or (root.exists() and any(root.iterdir())):
+            what = "a file" if root.is_file() else "not empty"
+            raise UsageError(f"{root} is {what}; name a new folder for the run")
         with as_run_errors(root):
             make_folder(root)
             write_config(root, resolved)

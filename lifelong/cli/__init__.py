@@ -28,7 +28,7 @@ from lifelong.cli.serve import serve
 from lifelong.cli.steering import accept, diff, fork, plan, retire, rollback, watch
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.engines.launch import join
-from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
+from lifelong.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED, LifelongError
 
 # Nothing heavy is imported by these modules: `lifelong --help` must not wait for torch.
 
@@ -117,6 +117,12 @@ def invoke(arguments: list[str] | None = None) -> int:
     except LifelongError as error:
         say(f"error: {error}")
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that was named on the command line, or lies beside one: the system says what is wrong with it.
+        say(f"error: {error.filename2 or error.filename}: {error.strerror}")
+        return EXIT_INPUT
     except KeyboardInterrupt:
         return _interrupted()
     return EXIT_DONE

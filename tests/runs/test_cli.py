@@ -77,6 +77,11 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
             'cannot write the format "nosuch"',
         ),
         (["export", "{run}", "--out", "{tmp}/o", "--timestep", "9"], 1, "timestep 9 has no selection"),
+        (["export", "{run}", "--out", "{tmp}"], 1, "it is there and no file; name another"),
+        (["export", "{run}", "--out", "{data}/o", "--format", "webdataset"], 1, "/o: File exists; name"),
+        (["card", "{run}", "--out", "{tmp}"], 1, "{tmp}: Is a directory"),
+        (["check", "{tmp}/" + 300 * "x"], 1, "File name too long"),
+        (["init", "{data}"], 2, "is a file; name a new folder"),
         (["run", "{run}", "{tmp}/none.yaml"], 1, "cannot read the stream"),
         (["why", "{run}", "nosuch"], 1, "nothing on record is named 'nosuch'"),
         (["status", "{tmp}"], 3, "holds no run"),
@@ -90,6 +95,7 @@ def test_an_error_says_who_is_at_fault(
     places = {"{tmp}": str(tmp_path), "{run}": str(finished.root), "{data}": entry("easyvqa")["train"]}
     for name, place in places.items():
         arguments = [argument.replace(name, place) for argument in arguments]
+        words = words.replace(name, place)
     if arguments[0] == "select":
         arguments += ["--images", entry("easyvqa")["images"]]
     assert words in complaint(capsys, *arguments, code=code)
