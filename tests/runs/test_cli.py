@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 
 from lifelong import Run
 from lifelong.cli import app, invoke
+from lifelong.cli.options import print_json
 from lifelong.config import RunConfig, read_config
 from lifelong.export import FORMATS
 from lifelong.formats import open_dataset
@@ -160,6 +163,21 @@ def test_check_tells_of_every_row(capsys: Captured) -> None:
     text = output(capsys, *command, code=1)
     assert text.splitlines()[-1] == "60 rows: 31 accepted, 28 rejected, 1 duplicates"
     assert 'hostile.json row 13: rejected: image "p30.png" not found under images/' in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_text_of_a_stranger_harms_the_output(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal would act on escapes; an output that is not UTF-8 has no é."""
+    (tmp_path / "\x1b[2Jé.json").write_text("[{}]", encoding="utf-8")
+    bytes_out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_out, encoding=encoding))
+    assert invoke(["check", str(tmp_path / "\x1b[2Jé.json")]) == 1
+    told = bytes_out.getvalue().decode(encoding)
+    assert told.startswith("\\x1b[2Jé.json row 0".replace("é", "\\xe9" if encoding == "ascii" else "é"))
+    print_json({"é": "🙂"})
+    assert json.loads(bytes_out.getvalue()[len(told.encode(encoding)) :]) == {"é": "🙂"}
 
 
 def test_check_of_a_sound_dataset(capsys: Captured) -> None:
