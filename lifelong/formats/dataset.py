@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from lifelong.errors import require_utf8
 from lifelong.formats import hfdatasets, jsonl, llava, parquet, shapes, sharegpt, webdataset
 from lifelong.formats.detect import detect_format, find_files
-from lifelong.formats.faults import DEFAULT_LIMITS, DatasetError, FileError, Limits, RowError
+from lifelong.formats.faults import DEFAULT_LIMITS, LFS_POINTER, DatasetError, FileError, Limits, RowError
 from lifelong.formats.images import ImageOpener
 from lifelong.formats.validate import Record, to_sample
 from lifelong.samples import Row
@@ -84,6 +84,7 @@ class Dataset:
             opener = ImageOpener(file, self.images, self.limits)
             position = 0
             try:
+                _refuse_pointer(file)
                 for record in FORMATS[self.format].read(file, self.limits):
                     yield self._row(record, name, position, opener, seen)
                     position += 1
@@ -109,6 +110,14 @@ class Dataset:
             return Row(file, row, "rejected", fault.reason, fault.fix, **identity)
         seen.add(content)
         return Row(file, row, "accepted", sample=sample, **identity)
+
+
+def _refuse_pointer(file: Path) -> None:
+    """Raises: FileError if Git LFS has not fetched the file yet."""
+    if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise FileError("a Git LFS pointer, not the file itself", "fetch it: git lfs pull")
 
 
 def _source_id_of(record: Record) -> str | None:

@@ -31,6 +31,8 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 MESSAGE_CHARS = 1000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that Git puts in the place of a large file until `git lfs pull`."""
 
 
 class DatasetError(InputError):
