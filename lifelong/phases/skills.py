@@ -29,13 +29,17 @@ def register(context: Context, feed: Feed) -> None:
     """Take a dataset's eval set into the run, inside the caller's transaction; a known skill keeps its own.
 
     Rows that are refused, by the reader or by the model's processor, are recorded with their reason: the skill is
-    tested on the others at every timestep. Raises: InputError if none can be used.
+    tested on the others at every timestep. Raises: InputError if none can be used, or a known skill has another metric.
     """
     stores = context.stores
     if is_external(feed.metric or "") and feed.eval is None:
         _register_external(context, feed)
         return
-    if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
+    if feed.eval is None:
+        return
+    known = next((skill for skill in stores.evals.skills() if skill.name == feed.skill), None)
+    if known is not None:
+        _keep(context, feed, known)
         return
     metric = metric_named(feed.metric or "exact_match")
     dataset = open_dataset(feed.eval, images=feed.images_of_eval, format=feed.format_of_eval)
@@ -69,6 +73,19 @@ def register(context: Context, feed: Feed) -> None:
         context.progress.say(
             f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {_first(refused)} "
             f"(all: lifelong why {context.root} {refused[0]['file']})"
+        )
+
+
+def _keep(context: Context, feed: Feed, known: Skill) -> None:
+    """Say that a skill keeps the eval set that it has. Raises: InputError if another metric is asked for."""
+    if feed.metric and feed.metric != known.metric:
+        raise InputError(
+            f"{feed.name}: skill {known.name!r} is measured by {known.metric} since {known.dataset}, not by "
+            f"{feed.metric}; leave the metric out, or name another skill. Nothing was taken"
+        )
+    if context.timestep and known.dataset != feed.name:
+        context.progress.say(
+            f"  {known.name} is tested on the eval set that came with {known.dataset}; {feed.eval} is not used"
         )
 
 

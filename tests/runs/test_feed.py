@@ -98,6 +98,22 @@ def test_a_stream_stops_at_a_dataset_of_which_no_row_can_be_used(
     assert run.status()["phase"] is None
 
 
+def test_a_known_skill_keeps_its_eval_set_and_says_so(
+    copied: Run, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write_rows(tmp_path / "more.json", rows_of("easyvqa")[24:32])
+    options = ["--images", entry("easyvqa")["images"], "--skill", "vqa", "--eval", entry("easyvqa")["eval"]]
+    command = ["feed", str(copied.root), str(train), *options]
+    assert invoke([*command, "--metric", "anls"]) == 1
+    assert "skill 'vqa' is measured by exact_match since easyvqa, not by anls" in capsys.readouterr().err
+    assert copied.status()["phase"] is None
+    assert invoke(command) == 0
+    assert (
+        f"on the eval set that came with easyvqa; {entry('easyvqa')['eval']} is not"
+        in capsys.readouterr().err
+    )
+
+
 def test_names_that_are_not_utf8_are_refused_before_anything_begins(
     new_run: NewRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
