@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 import typer
@@ -84,6 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning, unless told before torch is loaded. With another busy
     # process on the same cores that made small models ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What Pillow thinks of pictures that it reads all the same, such as odd EXIF, names neither picture nor row.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     launch = join(os.environ)
     if launch is None or launch.size == 1:
         sys.exit(invoke(arguments))

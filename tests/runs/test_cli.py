@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from PIL import Image as PillowImage
 
 from lifelong import Run
-from lifelong.cli import app, invoke
+from lifelong.cli import app, invoke, main
 from lifelong.cli.options import print_json
 from lifelong.config import RunConfig, read_config
 from lifelong.export import FORMATS
@@ -178,6 +180,19 @@ def test_no_text_of_a_stranger_harms_the_output(
     assert told.startswith("\\x1b[2Jé.json row 0".replace("é", "\\xe9" if encoding == "ascii" else "é"))
     print_json({"é": "🙂"})
     assert json.loads(bytes_out.getvalue()[len(told.encode(encoding)) :]) == {"é": "🙂"}
+
+
+def test_what_pillow_thinks_of_a_picture_is_not_told(tmp_path: Path, capsys: Captured) -> None:
+    odd = b"Exif\0\0MM\0*" + b"\xff" * 200
+    PillowImage.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=odd)
+    turns = [{"from": "human", "value": "<image>hi"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"id": 1, "image": "a.jpg", "conversations": turns}]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit, match="0"):
+            main(["check", str(tmp_path / "a.json")])
+    assert told == []
+    assert capsys.readouterr().err == ""
 
 
 def test_check_of_a_sound_dataset(capsys: Captured) -> None:
