@@ -328,8 +328,10 @@ def read_config(path: Path) -> RunConfig:
     """The configuration in a YAML file."""
     import yaml
 
+    from lifelong.plainyaml import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):

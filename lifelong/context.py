@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 from lifelong import seeds
 from lifelong.callbacks import Callbacks
 from lifelong.config import RunConfig
-from lifelong.errors import InputError, RunError
+from lifelong.errors import InputError, RunError, require_utf8
 from lifelong.method import Method, method
 from lifelong.progress import Progress, Silent
 from stores.commit import Committed
@@ -56,6 +56,9 @@ class Feed:
 
     licence, origin: what the stream says of it, for cards. eval_images, eval_format: of the eval set, where they are
     others than those of the dataset.
+
+    Raises:
+        InputError: a name is not in UTF-8, as a file's may be.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Feed:
     origin: str | None = None
     eval_images: str | None = None
     eval_format: str | None = None
+
+    def __post_init__(self) -> None:
+        require_utf8(*filter(None, (getattr(self, each.name) for each in fields(self))))
 
     @property
     def images_of_eval(self) -> str | None:

@@ -68,6 +68,15 @@ class GuardError(LifelongError):
         super().__init__(message)
 
 
+def require_utf8(*names: Any) -> None:
+    """Refuse names that no database, table or file of weights can hold. Raises: InputError."""
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(name)!a} is not a name in UTF-8; rename it") from None
+
+
 def _listed(items: Sequence[Any], most: int = 20) -> str:
     named = ", ".join(str(item) for item in items[:most])
     more = f" and {len(items) - most} more" if len(items) > most else ""

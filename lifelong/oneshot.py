@@ -18,6 +18,7 @@ from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
 from lifelong.formats.columns import columns_of
+from lifelong.formats.staging import require_no_folder, require_place
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
@@ -59,7 +60,7 @@ def select(
     reads trajectories has the model's adapter trained for one epoch first, on a copy that is thrown away.
 
     Raises:
-        InputError: the dataset or the model cannot be read.
+        InputError: the dataset or the model cannot be read, or `out` cannot be written.
         UsageError: the recipe needs a model and none is named, or wants more than the dataset.
     """
     config = with_checkpoints(with_encoder_of_artefacts(config))
@@ -69,11 +70,15 @@ def select(
             f"this method reads {', '.join(sorted(plan.signals))} from a model: pass --model with a folder or hub name"
         )
     source = open_dataset(dataset, images=images, format=format)
+    out = Path(out)
+    # What would stop the writing shows before anything is measured.
     if source.format == "parquet":
-        columns_of(source.files)  # files that disagree show before anything is measured
+        columns_of(source.files)
+    require_no_folder(out) if source.format == "huggingface" else require_place(out)
+    require_place(_beside(out))
     with scratch(dataset, config, images=images, format=format, progress=progress) as context:
         run_phases(context, SELECTING)
-        return _write(context, source, Path(out))
+        return _write(context, source, out)
 
 
 @contextmanager
@@ -136,9 +141,14 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows], type=pa.string()))
     table = pa.concat_tables([table, _refused(context, table.column_names)], promote_options="permissive")
     written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
-    beside = out.with_name(out.name + ".decisions.parquet")
+    beside = _beside(out)
     pq.write_table(table, beside)
     return Selected(count, written, out, beside, source.format)
+
+
+def _beside(out: Path) -> Path:
+    """The table of decisions about what is written to `out`."""
+    return out.with_name(out.name + ".decisions.parquet")
 
 
 def _refused(context: Context, columns: Sequence[str]) -> Any:

@@ -75,8 +75,10 @@ def _line(key: str, text: str) -> str:
 def _values(path: Path) -> dict[str, Any]:
     import yaml
 
+    from lifelong.plainyaml import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read the recipe {path}: {error}") from error
     if not isinstance(values, dict) or not values:

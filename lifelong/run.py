@@ -13,7 +13,7 @@ from lifelong.callbacks import Callback, Callbacks
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift
-from lifelong.errors import InputError, RunError, TrainingError, UsageError
+from lifelong.errors import InputError, RunError, TrainingError, UsageError, require_utf8
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
 from lifelong.progress import Noting, Progress, as_asked
@@ -83,8 +83,10 @@ class Run(Steering):
 
         Raises:
             UsageError: the configuration or the recipe is wrong, or the folder holds something already.
+            InputError: the folder's name is not in UTF-8.
         """
         root = Path(root)
+        require_utf8(root.absolute())
         resolved = config if isinstance(config, RunConfig) else parse_config(config or {})
         if model:
             resolved = resolved.model_copy(
@@ -94,8 +96,9 @@ class Run(Steering):
             words = read_recipe(recipe) if isinstance(recipe, str) else recipe
             resolved = resolved.model_copy(update={"recipe": words})
         method(resolved.recipe, resolved)
-        if root.exists() and any(root.iterdir()):
-            raise UsageError(f"{root} is not empty; name a new folder for the run")
+        if root.is_file() or (root.exists() and any(root.iterdir())):
+            what = "a file" if root.is_file() else "not empty"
+            raise UsageError(f"{root} is {what}; name a new folder for the run")
         with as_run_errors(root):
             make_folder(root)
             write_config(root, resolved)

@@ -33,8 +33,10 @@ def read_stream(path: Path) -> Stream:
     """
     import yaml
 
+    from lifelong.plainyaml import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the stream {path}: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("datasets"), list):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 import typer
@@ -28,7 +29,7 @@ from lifelong.cli.serve import serve
 from lifelong.cli.steering import accept, diff, fork, plan, retire, rollback, watch
 from lifelong.cli.upkeep import fsck, gc
 from lifelong.engines.launch import join
-from lifelong.errors import EXIT_DONE, EXIT_INTERRUPTED, LifelongError
+from lifelong.errors import EXIT_DONE, EXIT_INPUT, EXIT_INTERRUPTED, LifelongError
 
 # Nothing heavy is imported by these modules: `lifelong --help` must not wait for torch.
 
@@ -84,6 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     # OpenMP's threads wait for each other by spinning, unless told before torch is loaded. With another busy
     # process on the same cores that made small models ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What Pillow thinks of pictures that it reads all the same, such as odd EXIF, names neither picture nor row.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     launch = join(os.environ)
     if launch is None or launch.size == 1:
         sys.exit(invoke(arguments))
@@ -117,6 +120,12 @@ def invoke(arguments: list[str] | None = None) -> int:
     except LifelongError as error:
         say(f"error: {error}")
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that was named on the command line, or lies beside one: the system says what is wrong with it.
+        say(f"error: {error.filename2 or error.filename}: {error.strerror}")
+        return EXIT_INPUT
     except KeyboardInterrupt:
         return _interrupted()
     return EXIT_DONE

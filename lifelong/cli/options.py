@@ -12,6 +12,8 @@ import typer
 
 from lifelong.errors import EXIT_DONE
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
@@ -70,13 +72,20 @@ def open_run(run: Path, progress: Any = None) -> Any:
 
 def print_json(value: Any) -> None:
     """A value as the command's output."""
-    print_text(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    print_text(text if _printable(text) == text else json.dumps(value, indent=2))
+
+
+def _printable(text: str) -> str:
+    """The text, with escapes for what a terminal would act on, and for what the output's encoding does not have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_text(text: str) -> None:
     """A line or more of the command's output."""
     try:
-        print(text, flush=True)
+        print(_printable(text), flush=True)
     except BrokenPipeError:
         # The reader (head, less) has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

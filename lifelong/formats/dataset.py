@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lifelong.errors import require_utf8
 from lifelong.formats import hfdatasets, jsonl, llava, parquet, shapes, sharegpt, webdataset
 from lifelong.formats.detect import detect_format, find_files
-from lifelong.formats.faults import DEFAULT_LIMITS, DatasetError, FileError, Limits, RowError
+from lifelong.formats.faults import DEFAULT_LIMITS, LFS_POINTER, DatasetError, FileError, Limits, RowError
 from lifelong.formats.images import ImageOpener
 from lifelong.formats.validate import Record, to_sample
 from lifelong.samples import Row
@@ -46,9 +47,11 @@ def open_dataset(
 
     images: the image root; by default the folder of each file, then `images/` in it. format: a key of
     FORMATS; by default told from the content of the first file.
-    Raises: DatasetError if there is nothing to read. What is wrong inside a file comes out of `rows`.
+    Raises: DatasetError if there is nothing to read, InputError if a name is not in UTF-8. What is wrong inside a
+    file comes out of `rows`.
     """
     folder, files = find_files(path)
+    require_utf8(*files, *filter(None, [images]))
     name = format or detect_format(files[0])
     if name not in FORMATS:
         raise DatasetError(f'unknown format "{name}"; use one of {", ".join(FORMATS)}')
@@ -81,6 +84,7 @@ class Dataset:
             opener = ImageOpener(file, self.images, self.limits)
             position = 0
             try:
+                _refuse_pointer(file)
                 for record in FORMATS[self.format].read(file, self.limits):
                     yield self._row(record, name, position, opener, seen)
                     position += 1
@@ -107,6 +111,14 @@ class Dataset:
         seen.add(content)
         several = shapes.answers_left(record.fields)
         return Row(file, row, "accepted", sample=sample, several=several, **identity)
+
+
+def _refuse_pointer(file: Path) -> None:
+    """Raises: FileError if Git LFS has not fetched the file yet."""
+    if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise FileError("a Git LFS pointer, not the file itself", "fetch it: git lfs pull")
 
 
 def _source_id_of(record: Record) -> str | None:

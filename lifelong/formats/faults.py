@@ -23,10 +23,16 @@ class Limits:
     """Levels of nesting of a JSON row, counting its own braces."""
     max_images: int = 64
     """Images of one row."""
+    max_row_pixels: int = 4 * 89_478_485
+    """Pixels of all images of one row, which are in memory together when it is measured: 1 GiB as RGB."""
+    max_turns: int = 1000
+    """Turns of one row. Finding its answers takes the square of them: seconds here, hours for ten thousand."""
 
 
 DEFAULT_LIMITS = Limits()
 MESSAGE_CHARS = 1000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that Git puts in the place of a large file until `git lfs pull`."""
 
 
 class DatasetError(InputError):

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from lifelong.formats.faults import DEFAULT_LIMITS, Limits, RowError
+from lifelong.formats.faults import DEFAULT_LIMITS, LFS_POINTER, Limits, RowError
 from lifelong.formats.jpeg import scans
 from lifelong.formats.unread import BASE64
 from lifelong.samples import Image
@@ -64,12 +64,14 @@ def _decode(data: bytes, limits: Limits) -> tuple[PillowImage.Image, str]:
     except RowError:
         raise
     except UnidentifiedImageError:
+        if data.startswith(LFS_POINTER):
+            raise RowError("is a Git LFS pointer, not the image itself", "fetch it: git lfs pull") from None
         names = ", ".join(SUFFIXES)
         raise RowError("is not an image", f"supply one of {names}, or drop the row") from None
     except PillowImage.DecompressionBombError as error:
         raise RowError(f"is too large: {error}", "scale the image down, or drop the row") from None
     except Exception as error:  # decoders raise anything on damaged bytes, e.g. struct.error
-        reason = f"cannot be decoded: {error or type(error).__name__}"
+        reason = f"cannot be decoded: {str(error) or type(error).__name__}"
         raise RowError(reason, "fetch the image again, or drop the row") from None
 
 
@@ -243,9 +245,9 @@ def _decoded(text: str) -> bytes:
 
 
 def _member(name: str, members: Mapping[str, bytes]) -> bytes:
-    """Find the archive member that a row means by `name`: by its full name or its base name."""
+    """Find the archive member that a row means by `name`: by its full name, or the end of it from a folder on."""
     for member, data in members.items():
-        if name in (member, member.rpartition("/")[2]):
+        if f"/{member}".endswith(f"/{name}"):
             return data
     listed = ", ".join(members) or "none"
     reason = f'image "{name}" is not in the archive beside its row (images there: {listed})'

@@ -292,7 +292,8 @@ def _cut_off(rows: int, byte: int) -> FileError:
 
 def _not_utf8(value: int, byte: int) -> FileError:
     reason = f"not UTF-8: byte 0x{value:02x} at offset {byte}"
-    return FileError(reason, "convert it, e.g. iconv -f ISO-8859-1 -t UTF-8 FILE")
+    encoding = "UTF-16" if byte == 0 and value in (0xFE, 0xFF) else "ISO-8859-1"  # its byte order mark
+    return FileError(reason, f"convert it, e.g. iconv -f {encoding} -t UTF-8 FILE")
 
 
 def first_values(path: Path, count: int = 20) -> list[Any]:

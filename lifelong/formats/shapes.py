@@ -10,7 +10,12 @@ from typing import Any
 
 from lifelong.formats.answers import ANSWERS, answers_in, most_given
 from lifelong.formats.faults import Limits, RowError
-from lifelong.formats.unread import is_image_name, refuse_images_in_text, refuse_images_of_turn
+from lifelong.formats.unread import (
+    is_image_name,
+    refuse_images_in_text,
+    refuse_images_of_turn,
+    refuse_parts_of_turn,
+)
 
 TAG = "<image>"
 ROLES = {
@@ -341,6 +346,7 @@ def _message(turn: Any, number: int, shown: int) -> tuple[Message | None, list[A
         raise RowError(reason, f"use one of {', '.join(ROLES)}")
     if len(turn) > 2:
         refuse_images_of_turn(turn, number)
+        refuse_parts_of_turn(turn, role, number)
     content = turn.get("content", turn.get("value"))
     references: list[Any] = []
     if isinstance(content, str):

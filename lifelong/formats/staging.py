@@ -26,11 +26,29 @@ def _fsync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def require_place(out: Path) -> Path:
+    """Make the folder of `out`, for a file of this name; returns a temporary path beside it that can be written.
+
+    Whoever has long work before the writing asks for the place first.
+    Raises: DatasetError if no such file can be written.
+    """
+    if out.exists() and not out.is_file():
+        raise DatasetError(f"cannot write {out}: it is there and no file; name another file")
+    path = out.parent / f".{out.name}.part-{secrets.token_hex(8)}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        fix = "name a file in a folder that can be written"
+        raise DatasetError(f"cannot write {out}: {error.strerror}; {fix}") from None
+    return path
+
+
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A temporary path beside `out` that takes its place at the end, or is removed if anything goes wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.parent / f".{out.name}.part-{secrets.token_hex(8)}"
+    path = require_place(out)
     try:
         yield path
         os.replace(path, out)
@@ -39,15 +57,20 @@ def _staged(out: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
+def require_no_folder(out: Path) -> None:
+    """Raises: DatasetError if `out` exists, or cannot be made."""
+    if out.exists():
+        raise DatasetError(f"{out} exists; name a folder that does not")
+    require_place(out)
+
+
 @contextmanager
 def staged_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name at the end, or is removed if anything goes wrong.
 
-    Raises: DatasetError if `out` exists.
+    Raises: DatasetError if `out` exists, or cannot be made.
     """
-    if out.exists():
-        raise DatasetError(f"{out} exists; name a folder that does not")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    require_no_folder(out)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.part-", dir=out.parent) as name:
         folder = Path(name) / "whole"
         folder.mkdir()

@@ -18,6 +18,10 @@ _OF_IMAGE = re.compile(r"image|img|picture|photo|screenshot|file_?name", re.IGNO
 _NUMBERED = re.compile(r"(image|img|picture|photo|screenshot)s?_?\d+", re.IGNORECASE)
 _IN_TEXT = re.compile(r"<img>([^<>\n]{1,4096})</img>")
 _TURN_KEYS = {"role", "from", "content", "value"}
+_SAID_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Keys under which a turn says more than its text."""
+_WEIGHTS = ("weight", "loss", "loss_weight", "train")
+"""Keys by which an answer is left out of the loss (OpenAI, ms-swift, axolotl)."""
 
 
 def is_image_name(value: Any) -> bool:
@@ -56,6 +60,24 @@ def refuse_images_of_turn(turn: Mapping[str, Any], number: int) -> None:
         if named and (_holds(value, _is_encoded) or _holds(value, is_image_name)):
             fix = 'name it under "images" of the row, with an <image> in the turn\'s text'
             raise RowError(f'turn {number} has an image under "{key}", which is not read', fix)
+
+
+def refuse_parts_of_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
+    """Refuse a turn that says more than its text, or an answer that is not to be learnt. Raises: RowError."""
+    said = next(
+        (key for key in _SAID_BESIDE if isinstance(turn.get(key), (str, list, dict)) and turn[key]), None
+    )
+    if said is not None:
+        fix = "write it into the turn's text, or drop the key"
+        raise RowError(f'turn {number} ({role}) has "{said}", which is not read', fix)
+    mute = next((key for key in _WEIGHTS if isinstance(turn.get(key), (int, float)) and not turn[key]), None)
+    if mute is not None and role == "assistant":
+        reason = (
+            f'turn {number} (assistant) is not to be learnt ("{mute}" is {turn[mute]}), and every answer is'
+        )
+        raise RowError(
+            reason, "end the conversation before it, make it part of the question, or drop the key"
+        )
 
 
 def refuse_images_in_text(text: str, number: int) -> None:

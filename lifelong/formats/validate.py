@@ -10,7 +10,7 @@ from lifelong.formats import shapes
 from lifelong.formats.faults import Limits, RowError
 from lifelong.formats.images import ImageOpener
 from lifelong.formats.unread import refuse_images
-from lifelong.samples import Sample, content_id, text_chars
+from lifelong.samples import Image, Sample, content_id, text_chars
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,24 @@ def to_sample(record: Record, opener: ImageOpener, limits: Limits, *, needs_id: 
     refuse_images(fields, references, shapes.READ_KEYS)
     shapes.show_first(fields, messages, len(references))
     _check_counts(messages, references, limits)
-    images = tuple(opener.open(reference, record.members) for reference in references)
+    images = _opened(references, record.members, opener, limits)
     return Sample(content_id(messages, [image.sha256 for image in images]), source_id, messages, images)
+
+
+def _opened(
+    references: list[Any], members: Mapping[str, bytes] | None, opener: ImageOpener, limits: Limits
+) -> tuple[Image, ...]:
+    """The row's images. Raises: RowError at the first that cannot be used, or that is too much with those before it."""
+    images: list[Image] = []
+    pixels = 0
+    for reference in references:
+        image = opener.open(reference, members)
+        pixels += image.width * image.height
+        if pixels > limits.max_row_pixels:
+            reason = f"more than {limits.max_row_pixels:,} pixels in its {len(references)} images together"
+            raise RowError(reason, "scale the images down, or split the row")
+        images.append(image)
+    return tuple(images)
 
 
 def _check_counts(messages: list[dict[str, Any]], references: list[Any], limits: Limits) -> None:
@@ -64,6 +80,9 @@ def _check_counts(messages: list[dict[str, Any]], references: list[Any], limits:
     if chars > limits.max_text_chars:
         reason = f"{chars:,} characters of text, the limit is {limits.max_text_chars:,}"
         raise RowError(reason, "shorten the conversation, or split it into several rows")
+    if len(messages) > limits.max_turns:
+        reason = f"{len(messages):,} turns, the limit is {limits.max_turns:,}"
+        raise RowError(reason, "split the conversation into several rows")
     if len(references) > limits.max_images:
         reason = f"{len(references)} images, the limit is {limits.max_images}"
         raise RowError(reason, "split the row, or drop it")

@@ -15,6 +15,7 @@ from lifelong.formats.validate import Record
 
 NEEDS_ID = False
 _BLOCK = tarfile.BLOCKSIZE
+_PADDING = 1 << 20
 
 
 def read(path: Path, limits: Limits) -> Iterator[Record]:
@@ -37,6 +38,7 @@ def read(path: Path, limits: Limits) -> Iterator[Record]:
                 group[member] = data
         if group or fault:
             yield _record(group, fault, limits)
+        _refuse_more(file)
 
 
 def key_of(member: str) -> str:
@@ -72,6 +74,15 @@ def _members(file: BinaryIO, limits: Limits) -> Iterator[tuple[str, bytes, RowEr
     if block != bytes(_BLOCK):
         what = "a damaged header" if block else "cut off, the end mark is missing,"
         raise FileError(f"{what} at byte {end}", "fetch the file again; this copy is damaged")
+
+
+def _refuse_more(file: BinaryIO) -> None:
+    """Raises: FileError if anything but zeros is behind the end mark of an archive, where the file stands."""
+    end = file.tell()
+    while block := file.read(_PADDING):
+        if block.strip(b"\0"):
+            reason = f"more follows the end of the archive at byte {end}, and is not read"
+            raise FileError(reason, "pass archives that were joined into one file as files of their own")
 
 
 def _member_fault(member: tarfile.TarInfo, limits: Limits) -> RowError | None:

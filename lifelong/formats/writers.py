@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.formats import jsonl, llava, parquet, sharegpt, trl
+from lifelong.formats import jsonl, llava, parquet, sharegpt, trl, webdataset
 from lifelong.formats.columns import columns_of
 from lifelong.formats.detect import KINDS
 from lifelong.formats.faults import DatasetError
@@ -154,10 +154,15 @@ def _json(row: Any) -> str:
 
 
 def _write_tar(groups: Iterable[dict[str, bytes]], path: Path) -> None:
+    """Members as they are named; a group in a folder of its own where the one before it has its key, as in shards that
+    each count from 0."""
+    before = ""
     with tarfile.open(path, "w") as archive:
         for group in groups:
+            folder = "again/" if webdataset.key_of(next(iter(group))) == before else ""
+            before = webdataset.key_of(folder + next(iter(group)))
             for name, data in group.items():
-                member = tarfile.TarInfo(name)
+                member = tarfile.TarInfo(folder + name)
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
 

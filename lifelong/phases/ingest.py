@@ -17,7 +17,7 @@ from stores.pool import Arrival, DatasetRow, Refusal
 
 
 class NothingNewError(InputError):
-    """Every row of the dataset is in the pool already, or was refused: there is nothing to learn from."""
+    """Every row of the dataset that can be used is in the pool already: there is nothing to learn from."""
 
 
 def refuse_repeated(stores: Stores, feed: Feed) -> None:
@@ -50,19 +50,21 @@ def ingest(context: Context) -> Outcome:
     Runs inside the transaction that commits the phase.
 
     Raises:
-        InputError: a file of the dataset is broken; nothing of the dataset is taken then.
-        NothingNewError: no row joins the pool.
+        InputError: a file of the dataset is broken, or no row can be used; nothing of the dataset is taken then.
+        NothingNewError: no row joins the pool, and some are in it already.
     """
     stores, feed, timestep = context.stores, context.feed, context.timestep
     dataset = open_dataset(feed.train, images=feed.images, format=feed.format)
     reference = context.config.pool.media == "reference"
     contents = hashlib.sha256()
     several = 0
+    first: Row | None = None
     with stores.media.writer(timestep) as writer:
 
         def items() -> Iterator[Arrival | Refusal]:
-            nonlocal several
+            nonlocal several, first
             for number, row in enumerate(dataset.rows(), 1):
+                first = first or row
                 if row.sample is not None:
                     contents.update(row.sample.sample_id.encode())
                 several += row.several
@@ -74,6 +76,11 @@ def ingest(context: Context) -> Outcome:
     if several:
         context.progress.say(
             f"  {several} rows have several answers; of each the one given most often is learnt"
+        )
+    if counts.rejected == counts.rows and first is not None:
+        raise InputError(
+            f"{feed.train}: none of its {counts.rows} rows can be used; {first.file} row {first.row}: {first.reason}; "
+            f"{first.fix}. Nothing of the dataset was taken; `lifelong check` tells of every row"
         )
     if counts.accepted == 0:
         raise NothingNewError(

@@ -36,7 +36,11 @@ def register(context: Context, feed: Feed) -> None:
     if is_external(feed.metric or "") and feed.eval is None:
         _register_external(context, feed)
         return
-    if feed.eval is None or any(skill.name == feed.skill for skill in stores.evals.skills()):
+    if feed.eval is None:
+        return
+    known = next((skill for skill in stores.evals.skills() if skill.name == feed.skill), None)
+    if known is not None:
+        _tell_of_unused(context, feed, known)
         return
     metric = metric_named(feed.metric or "exact_match")
     dataset = open_dataset(feed.eval, images=feed.images_of_eval, format=feed.format_of_eval)
@@ -70,6 +74,16 @@ def register(context: Context, feed: Feed) -> None:
         context.progress.say(
             f"  {len(refused)} rows of the eval set of {feed.skill} are refused; the first: {_first(refused)} "
             f"(all: lifelong why {context.root} {refused[0]['file']})"
+        )
+
+
+def _tell_of_unused(context: Context, feed: Feed, known: Skill) -> None:
+    """Say that a skill keeps the eval set, and the metric, that it has."""
+    if context.timestep and known.dataset != feed.name:
+        other = f", nor the metric {feed.metric}" if feed.metric and feed.metric != known.metric else ""
+        context.progress.say(
+            f"  {known.name} is tested on the eval set that came with {known.dataset}, by {known.metric}; {feed.eval} "
+            f"is not used{other}"
         )
 
 

@@ -226,8 +226,10 @@ def _details(path: Path) -> tuple[dict[str, str], str]:
     """The fields in a file of details, and what is wrong with it."""
     import yaml
 
+    from lifelong.plainyaml import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = read_yaml(path) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return {}, f"cannot read {path.name}: {error}"
     if not isinstance(values, dict):

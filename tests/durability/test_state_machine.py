@@ -133,7 +133,7 @@ class Life(RuleBasedStateMachine):
         if not feeding.accepted or set(feeding.accepted) <= feeding.unreadable:
             # Nothing new; or nothing that can be read, which is a fault of the model and stops the run.
             if not feeding.accepted:
-                self.refused(path, "nothing new")
+                self.refused(path, "nothing new|none of its . rows can be used")
             return
         with self.dying(death):
             self.run.feed(path)

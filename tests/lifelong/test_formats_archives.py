@@ -196,6 +196,16 @@ def test_webdataset_damage_is_a_fault_and_never_silent(
         assert len(rows) == len(sound)
 
 
+def test_an_archive_behind_another_in_one_file_is_not_passed_over(tmp_path: Path) -> None:
+    first, second = (pack(tmp_path / f"{key}.tar", pair(key)).read_bytes() for key in "ab")
+    (tmp_path / "both.tar").write_bytes(first + second)
+    row, fault = rows_of(tmp_path / "both.tar")
+    assert (row.outcome, fault.row, fault.outcome) == ("accepted", None, "rejected")
+    assert "more follows the end of the archive at byte 2560" in fault.reason
+    (tmp_path / "padded.tar").write_bytes(first + bytes(1 << 21))
+    assert [row.outcome for row in rows_of(tmp_path / "padded.tar")] == ["accepted"]
+
+
 def test_a_saved_dataset_is_read_with_its_images_undecoded(tmp_path: Path) -> None:
     features = datasets.Features(
         {

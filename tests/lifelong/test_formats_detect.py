@@ -85,6 +85,21 @@ def test_packed_files_and_tables_are_told(name: str, data: bytes, reason: str, t
         open_dataset(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet", "a.tar"])
+def test_what_git_lfs_has_not_fetched_is_told_as_such(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n")
+    (fault,) = open_dataset(tmp_path / name).rows()
+    assert (fault.row, fault.reason) == (None, "a Git LFS pointer, not the file itself")
+    assert fault.fix == "fetch it: git lfs pull"
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "UTF-16"), ("latin-1", "ISO-8859-1")])
+def test_the_encoding_to_convert_from_is_told(encoding: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"id": "é"}]', encoding=encoding)
+    fault = list(open_dataset(tmp_path / "a.json").rows())[-1]
+    assert f"iconv -f {named} -t UTF-8" in fault.fix
+
+
 def test_braces_expand_as_in_a_shell() -> None:
     assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]

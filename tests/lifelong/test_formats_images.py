@@ -30,6 +30,13 @@ def gradient(width: int = 16, height: int = 8) -> PillowImage.Image:
     return PillowImage.fromarray(np.arange(width * height * 3, dtype=np.uint8).reshape(height, width, 3))
 
 
+def without_palette() -> bytes:
+    """A palette PNG that has lost its palette."""
+    data = encode(gradient().convert("P"))
+    start = data.index(b"PLTE") - 4
+    return data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :]
+
+
 def test_rgb_is_unchanged() -> None:
     assert np.array_equal(np.asarray(to_rgb(encode(gradient()))), np.asarray(gradient()))
 
@@ -71,6 +78,8 @@ def test_a_phone_picture_with_a_preview_is_a_still_image() -> None:
     [
         (b"", "is empty"),
         (b"hello", "is not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer, not the image"),
+        (without_palette(), "cannot be decoded: AssertionError"),
         (encode(gradient())[:-30], "cannot be decoded"),
         (encode(gradient(40, 30), "JPEG")[:-200], "cannot be decoded"),
         (encode(gradient(64, 64)), "64x64 pixels, the limit is 4,000"),

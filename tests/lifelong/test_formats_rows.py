@@ -355,6 +355,37 @@ def test_several_answers_come_through_every_container(folder: Path, tmp_path: Pa
         assert '"question" without "answer"' in empty.reason
 
 
+def test_a_row_that_would_take_hours_or_all_memory_is_refused(folder: Path) -> None:
+    """What one row takes grows with the square of its turns, and with the pixels of all its images."""
+    long = read_one(folder, {"messages": turns("hi") * 501})
+    assert "1,002 turns, the limit is 1,000" in long.reason
+    assert read_one(folder, {"messages": turns("hi") * 500}).outcome == "accepted"
+    row = {"messages": turns(TAG * 3), "images": ["a.png", "b.png", "c.png"]}
+    assert read_one(folder, row, limits=Limits(max_row_pixels=3 * 16)).outcome == "accepted"
+    large = read_one(folder, row, limits=Limits(max_row_pixels=3 * 16 - 1))
+    assert "more than 47 pixels in its 3 images together" in large.reason
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"tool_calls": [{"function": {"name": "look"}}]}, 'turn 2 (assistant) has "tool_calls"'),
+        ({"function_call": {"name": "look"}}, 'has "function_call", which is not read'),
+        ({"reasoning_content": "It is red."}, 'has "reasoning_content", which is not read'),
+        ({"weight": 0}, '("weight" is 0), and every answer is'),
+        ({"loss": False}, '("loss" is False)'),
+    ],
+)
+def test_what_an_answer_says_beside_its_text_is_not_dropped(folder: Path, more: Any, reason: str) -> None:
+    question, answer = turns("hi")
+    row = read_one(folder, {"messages": [question, {**answer, **more}]})
+    assert row.outcome == "rejected"
+    assert reason in row.reason
+    nothing = {key: [] for key in ("tool_calls", "thinking")} | {"function_call": None, "weight": 1.0}
+    said = [{**question, "loss": False}, {**answer, **nothing, "loss": True}]
+    assert read_one(folder, {"messages": said}).outcome == "accepted"
+
+
 def test_only_llava_requires_an_id(folder: Path) -> None:
     row = {"conversations": turns("hi")}
     assert read_one(folder, row).source_id is None

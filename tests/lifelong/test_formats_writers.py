@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.parquet
 import pytest
+from PIL import Image as PillowImage
 
 from lifelong.formats import Dataset, DatasetError, open_dataset, write_rows, write_samples
 from lifelong.formats.columns import columns_of
@@ -107,6 +110,27 @@ def test_shards_that_disagree_are_both_named(tmp_path: Path) -> None:
         DatasetError, match=r'b-0\.parquet and .*b-1\.parquet disagree on the column "size": int64'
     ):
         columns_of(files)
+
+
+def test_shards_that_each_count_from_0_are_one_archive(tmp_path: Path) -> None:
+    """What neighbours in one archive share a key with is taken for one sample."""
+    image = PillowImage.new("RGB", (4, 4))
+    for shard, shade in enumerate(("red", "green", "blue")):
+        image.paste(shade, (0, 0, 4, 4))
+        image.save(tmp_path / "a.png")
+        turns = [{"role": "user", "content": "<image>hi"}, {"role": "assistant", "content": "yes"}]
+        row = {"messages": turns, "images": ["in/a.png"]}
+        with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as archive:
+            archive.add(tmp_path / "a.png", "in/a.png")
+            member = tarfile.TarInfo("in/a.json")
+            member.size = len(json.dumps(row))
+            archive.addfile(member, io.BytesIO(json.dumps(row).encode()))
+    (tmp_path / "a.png").unlink()
+    rows = list(open_dataset(tmp_path).rows())
+    assert write_rows([(row.raw, row.sample) for row in rows], tmp_path / "out.tar", "webdataset") == 3
+    again = list(open_dataset(tmp_path / "out.tar").rows())
+    assert [row.outcome for row in again] == ["accepted"] * 3
+    assert ids(again) == ids(rows)
 
 
 def test_what_datasets_is_told_of_columns_is_told_of_their_union(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lifelong.errors import InputError
+from lifelong.config import read_config
+from lifelong.errors import InputError, UsageError
 from lifelong.run import label_of
 from lifelong.stream import located, read_stream
 from tests.streams import stream_path
@@ -104,7 +105,11 @@ def test_faults_name_file_dataset_and_field(tmp_path: Path, datasets: str, messa
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"datasets: [", b"\xff\xfe\x00", b"name: \x00"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"datasets: [", b"\xff\xfe\x00", b"name: \x00", b"[" * 5000],
+    ids=lambda value: value[:10],
+)
 def test_what_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "stream.yaml"
     path.write_bytes(content)
@@ -112,6 +117,19 @@ def test_what_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
         read_stream(path)
     with pytest.raises(InputError, match=r"absent\.yaml"):
         read_stream(tmp_path / "absent.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """All but the last would be dropped without a word."""
+    rows = "datasets: [{name: a, train: a.json}]\n"
+    with pytest.raises(InputError, match=r"(?s)'datasets' stands twice.*line 2"):
+        read_stream(write(tmp_path, rows + rows.replace("a", "b").replace("dbtbsets", "datasets")))
+    with pytest.raises(InputError, match="'train' stands twice"):
+        read_stream(write(tmp_path, "datasets: [{name: a, train: a.json, train: b.json}]"))
+    with pytest.raises(UsageError, match="'seed' stands twice"):
+        read_config(write(tmp_path, "seed: 1\nseed: 2\n", "config.yaml"))
+    merged = "base: &b {train: a.json, skill: x}\ndatasets: [{<<: *b, name: a, train: b.json}]"
+    assert read_stream(write(tmp_path, merged)).datasets[0].train == str(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize("name", ["real10", "real10-mini"])

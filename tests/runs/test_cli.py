@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from PIL import Image as PillowImage
 
 from lifelong import Run
-from lifelong.cli import app, invoke
+from lifelong.cli import app, invoke, main
+from lifelong.cli.options import print_json
 from lifelong.config import RunConfig, read_config
 from lifelong.export import FORMATS
 from lifelong.formats import open_dataset
@@ -77,6 +82,11 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
             'cannot write the format "nosuch"',
         ),
         (["export", "{run}", "--out", "{tmp}/o", "--timestep", "9"], 1, "timestep 9 has no selection"),
+        (["export", "{run}", "--out", "{tmp}"], 1, "it is there and no file; name another"),
+        (["export", "{run}", "--out", "{data}/o", "--format", "webdataset"], 1, "/o: File exists; name"),
+        (["card", "{run}", "--out", "{tmp}"], 1, "{tmp}: Is a directory"),
+        (["check", "{tmp}/" + 300 * "x"], 1, "File name too long"),
+        (["init", "{data}"], 2, "is a file; name a new folder"),
         (["run", "{run}", "{tmp}/none.yaml"], 1, "cannot read the stream"),
         (["why", "{run}", "nosuch"], 1, "nothing on record is named 'nosuch'"),
         (["status", "{tmp}"], 3, "holds no run"),
@@ -90,6 +100,7 @@ def test_an_error_says_who_is_at_fault(
     places = {"{tmp}": str(tmp_path), "{run}": str(finished.root), "{data}": entry("easyvqa")["train"]}
     for name, place in places.items():
         arguments = [argument.replace(name, place) for argument in arguments]
+        words = words.replace(name, place)
     if arguments[0] == "select":
         arguments += ["--images", entry("easyvqa")["images"]]
     assert words in complaint(capsys, *arguments, code=code)
@@ -154,6 +165,34 @@ def test_check_tells_of_every_row(capsys: Captured) -> None:
     text = output(capsys, *command, code=1)
     assert text.splitlines()[-1] == "60 rows: 31 accepted, 28 rejected, 1 duplicates"
     assert 'hostile.json row 13: rejected: image "p30.png" not found under images/' in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_text_of_a_stranger_harms_the_output(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal would act on escapes; an output that is not UTF-8 has no é."""
+    (tmp_path / "\x1b[2Jé.json").write_text("[{}]", encoding="utf-8")
+    bytes_out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_out, encoding=encoding))
+    assert invoke(["check", str(tmp_path / "\x1b[2Jé.json")]) == 1
+    told = bytes_out.getvalue().decode(encoding)
+    assert told.startswith("\\x1b[2Jé.json row 0".replace("é", "\\xe9" if encoding == "ascii" else "é"))
+    print_json({"é": "🙂"})
+    assert json.loads(bytes_out.getvalue()[len(told.encode(encoding)) :]) == {"é": "🙂"}
+
+
+def test_what_pillow_thinks_of_a_picture_is_not_told(tmp_path: Path, capsys: Captured) -> None:
+    odd = b"Exif\0\0MM\0*" + b"\xff" * 200
+    PillowImage.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=odd)
+    turns = [{"from": "human", "value": "<image>hi"}, {"from": "gpt", "value": "yes"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"id": 1, "image": "a.jpg", "conversations": turns}]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit, match="0"):
+            main(["check", str(tmp_path / "a.json")])
+    assert told == []
+    assert capsys.readouterr().err == ""
 
 
 def test_check_of_a_sound_dataset(capsys: Captured) -> None:

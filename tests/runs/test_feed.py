@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,51 @@ def test_a_stream_again_feeds_nothing(copied: Run, stream: Path) -> None:
     before = copied.digest(), database(copied), files(copied)
     copied.run_stream(stream)
     assert (copied.digest(), database(copied), files(copied)) == before
+
+
+def test_a_stream_stops_at_a_dataset_of_which_no_row_can_be_used(
+    new_run: NewRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = write_stream(tmp_path, NAMES[:2], rows=8, evals=0)
+    write_rows(tmp_path / f"{NAMES[0]}.json", [{**row, "image": "lost.png"} for row in rows_of(NAMES[0])[:8]])
+    run = new_run()
+    assert invoke(["run", str(run.root), str(stream), "--quiet"]) == 1
+    told = capsys.readouterr().err
+    assert f'none of its 8 rows can be used; {NAMES[0]}.json row 0: image "lost.png" not found' in told
+    assert run.status()["pool"]["arrived"] == 0
+    assert run.status()["phase"] is None
+
+
+def test_a_known_skill_keeps_its_eval_set_and_says_so(
+    copied: Run, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write_rows(tmp_path / "more.json", rows_of("easyvqa")[24:32])
+    options = ["--images", entry("easyvqa")["images"], "--skill", "vqa", "--eval", entry("easyvqa")["eval"]]
+    assert invoke(["feed", str(copied.root), str(train), *options, "--metric", "anls"]) == 0
+    told = capsys.readouterr().err
+    assert "vqa is tested on the eval set that came with easyvqa, by exact_match; " in told
+    assert f"{entry('easyvqa')['eval']} is not used, nor the metric anls" in told
+
+
+def test_names_that_are_not_utf8_are_refused_before_anything_begins(
+    new_run: NewRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = os.fsdecode(b"caf\xe9")
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]
+    rows = [{"id": "a", "conversations": turns}]
+    plain, file = (write_rows(tmp_path / f"{name}.json", rows) for name in ("plain", strange))
+    run = new_run()
+    for arguments in (
+        ["check", str(file)],
+        ["feed", str(run.root), str(file)],
+        ["feed", str(run.root), str(plain), "--name", strange],
+        ["feed", str(run.root), str(plain), "--skill", strange],
+        ["init", str(tmp_path / strange)],
+    ):
+        assert invoke(arguments) == 1, arguments
+        assert r"caf\udce9" in capsys.readouterr().err
+    assert run.status()["phase"] is None
+    assert not (tmp_path / strange).exists()
 
 
 def test_new_rows_under_a_known_name_are_a_dataset_of_their_own(copied: Run, tmp_path: Path) -> None:

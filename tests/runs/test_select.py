@@ -69,6 +69,21 @@ def test_a_selection_keeps_order_and_format(format: str, tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {out.name, f"{out.name}.decisions.parquet"}
 
 
+@pytest.mark.parametrize("out", ["folder", "file/out.json", "x" * 240, "taken"])
+def test_a_place_that_cannot_be_written_shows_before_anything_is_measured(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.decisions.parquet").mkdir()
+    (tmp_path / "file").touch()
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr("lifelong.oneshot.run_phases", lambda *_: pytest.fail("measured"))
+    command = ["select", entry("bbh_lang")["train"], "--method", "random", "--out", str(tmp_path / out)]
+    assert invoke(command) == 1
+    assert f"error: cannot write {tmp_path / out}" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_the_rows_are_those_of_the_file_to_the_letter(tmp_path: Path) -> None:
     found = entry("easyvqa")
     select(found["train"], tmp_path / "out.json", "--images", found["images"])
