@@ -260,7 +260,7 @@ class RunConfig(_Section):
 
     seed: int = 0
     """The run seed: every random draw derives from (this, timestep, phase, purpose)."""
-    recipe: str | dict[str, str] = "adapt-inf"
+    recipe: str | dict[str, str] = "adapt-average"
     """A recipe's name (`lifelong methods`), or a word per slot: {recipe: adapt-inf, sample: top}."""
     engine: Literal["local", "ray", "accelerate"] = "local"
     """Where the work runs: local, in this process; ray, on a cluster; accelerate, in the processes of a launcher."""

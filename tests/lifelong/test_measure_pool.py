@@ -128,7 +128,7 @@ def test_a_sample_that_the_processor_refuses_is_a_fault(
         reported.clear()
         found = measure(rows, loader, everything(vlm), batch_size, ALL, reported.append)
         assert found.faults.keys() == {3, 8, 9, 10}
-        assert f"{token!r} for 0 images" in found.faults[3]
+        assert f"turn 1 (user) holds {token!r}" in found.faults[3]
         assert "longer than the model's 2048" in found.faults[8]
         assert_equal(found, clean, range(7))
         assert sum(reported) == len(rows)
