@@ -229,7 +229,7 @@ def test_init_writes_a_commented_configuration_that_reads_back(tmp_path: Path, c
     text = (run / "config.yaml").read_text(encoding="utf-8")
     config = read_config(run / "config.yaml")
     assert (config.model.path, config.train.epochs, config.lora.targets) == ("some/model", 3, ("q_proj",))
-    assert config.recipe == "adapt-inf"
+    assert config.recipe == "adapt-average"
     unchanged = RunConfig.model_validate(yaml.safe_load(text)).model_dump()
     assert unchanged["evaluate"] == RunConfig().model_dump()["evaluate"]
     for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False):
