@@ -160,7 +160,9 @@ def ask(folder: Path, jobs: int) -> None:
     """The score of every question of every eval set after the last timestep of each run, added to asked.json."""
     found = read_lines(RESULTS / ASKED)
     os.chdir(folder)
-    left = {name: root for name, root in finished(folder).items() if name not in found}
+    whole = {part.file for part in PARTS.values() if part.asks_all}
+    runs = finished(folder).items()
+    left = {name: root for name, root in runs if name not in found and name.partition("/")[0] not in whole}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
         running = {workers.submit(answered, root): name for name, root in left.items()}
         for done, each in enumerate(as_completed(running), 1):

@@ -114,6 +114,7 @@ PARTS = {
     "half-rate": Part(("random", "sequential"), settings={"train": {"learning_rate": 5e-4}}, file="half-rate"),
     # What a timestep keeps, where a search decides it; on a short stream, too, where a mean has little to forgive.
     "search": Part(("random", "random-average.yaml", "random-search.yaml", "adapt-average.yaml", "adapt-search.yaml")),
+    "search-five": Part(("random", "random-average.yaml", "random-search.yaml"), seeds=5),
     "short": Part(
         (
             "random", "random-average.yaml", "random-search.yaml",
