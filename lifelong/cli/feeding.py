@@ -31,7 +31,9 @@ def init(
     model: Annotated[str, typer.Option(help="Folder or hub name of a vision-language model.")] = "",
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe, or a recipe file (.yaml); see `lifelong methods`. Default: adapt-average."),
+        typer.Option(
+            help="Recipe, or a recipe file (.yaml); see `lifelong methods`. Default: adapt-average."
+        ),
     ] = None,
     settings: Sets = None,
 ) -> None:
