@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.average import mean_of
+from lifelong.average import Weights, mean_of, weights_in
 from lifelong.context import Context
 from lifelong.measure.plan import MeasurePlan, passes_of
 from lifelong.measure.pool import measure
@@ -36,9 +36,10 @@ def best_weight(context: Context, before: Path, after: Path) -> tuple[float, lis
         )
         return weights[-1], []
     context.models.altered()
+    was, trained = weights_in(before), weights_in(after)
     tried = []
     for weight in weights:
-        tried.append({"weight": weight, "error": _error(context, rows, before, after, weight)})
+        tried.append({"weight": weight, "error": _error(context, rows, mean_of(was, trained, weight), after)})
         context.progress.step("weights tried", len(tried), len(weights))
     best = min(reversed(tried), key=lambda each: each["error"])
     return best["weight"], tried
@@ -60,10 +61,13 @@ def held_out(context: Context, count: int) -> list[PoolRow]:
     return list(stores.pool.rows(np.sort(np.concatenate(drawn)).tolist())) if drawn else []
 
 
-def _error(context: Context, rows: list[PoolRow], before: Path, after: Path, weight: float) -> float:
-    """Mean over datasets of the mean EL2N of their rows' answers; one that has none is as wrong as can be."""
+def _error(context: Context, rows: list[PoolRow], adapter: Weights, folder: Path) -> float:
+    """Mean over datasets of the mean EL2N of their rows' answers; one that has none is as wrong as can be.
+
+    folder: where the adapter is from, for errors.
+    """
     vlm, config = context.models.vlm, context.config
-    vlm.put_adapter(mean_of(before, after, weight), after)
+    vlm.put_adapter(adapter, folder)
     passes = passes_of(MeasurePlan(frozenset({ERROR})), vlm, config.seed)
     with vlm.evaluating():
         found = measure(rows, context.stores.loader, passes, config.measure.batch_size, frozenset({ERROR}))
