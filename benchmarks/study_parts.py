@@ -125,6 +125,10 @@ PARTS = {
         family="short",
         first=3,
     ),
+    # What the ablations say costs adapt-inf something, left out of the default.
+    "clusters": Part(
+        ("random", "adapt-average.yaml", "proportional-average.yaml", "one-cluster-average.yaml"),
+    ),
     # With smaller steps: whether a mean of adapters then costs what it forgives.
     "third-rate": Part(
         ("random", "random-average.yaml"), settings={"train": {"learning_rate": 3e-4}}, file="third-rate"
