@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lifelong.errors import require_utf8
-from lifelong.formats import hfdatasets, jsonl, llava, parquet, shapes, sharegpt, webdataset
+from lifelong.formats import hfdatasets, jsonl, llava, parquet, sharegpt, webdataset
 from lifelong.formats.detect import detect_format, find_files
 from lifelong.formats.faults import DEFAULT_LIMITS, LFS_POINTER, DatasetError, FileError, Limits, RowError
+from lifelong.formats.fields import source_id
 from lifelong.formats.images import ImageOpener
+from lifelong.formats.pairs import answers_left
 from lifelong.formats.validate import Record, to_sample
 from lifelong.samples import Row
 
@@ -109,7 +111,7 @@ class Dataset:
         except RowError as fault:
             return Row(file, row, "rejected", fault.reason, fault.fix, **identity)
         seen.add(content)
-        several = shapes.answers_left(record.fields)
+        several = answers_left(record.fields)
         return Row(file, row, "accepted", sample=sample, several=several, **identity)
 
 
@@ -124,6 +126,6 @@ def _refuse_pointer(file: Path) -> None:
 def _source_id_of(record: Record) -> str | None:
     """The row's id, for telling of the row even where the id is what is wrong with it."""
     try:
-        return shapes.source_id(record.fields)
+        return source_id(record.fields)
     except RowError:
         return None

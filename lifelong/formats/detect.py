@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 
 from lifelong.formats.faults import DatasetError
+from lifelong.formats.fields import CONVERSATION_KEYS
 from lifelong.formats.jsontext import first_values
-from lifelong.formats.shapes import CONVERSATION_KEYS, spelled_otherwise
+from lifelong.formats.pairs import spelled_otherwise
 
 KINDS = {
     ".parquet": "parquet",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lifelong.formats.faults import DEFAULT_LIMITS, FileError, Limits, RowError
-from lifelong.formats.shapes import check_json, too_deep
+from lifelong.formats.fields import check_json, too_deep
 from lifelong.formats.unread import BASE64
 from lifelong.formats.validate import Record
 

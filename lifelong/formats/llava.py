@@ -8,7 +8,7 @@ from typing import Any
 
 from lifelong.formats.faults import Limits
 from lifelong.formats.jsontext import list_records
-from lifelong.formats.shapes import to_text
+from lifelong.formats.turns import to_text
 from lifelong.formats.validate import Record
 from lifelong.samples import Sample
 

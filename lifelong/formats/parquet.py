@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.formats.faults import FileError, Limits, RowError, first_line
-from lifelong.formats.shapes import to_text
+from lifelong.formats.turns import to_text
 from lifelong.formats.validate import Record
 from lifelong.samples import Sample
 

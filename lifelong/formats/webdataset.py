@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from lifelong.formats.faults import FileError, Limits, RowError, first_line
 from lifelong.formats.jsontext import MAX_ROW_CHARS, json_record
-from lifelong.formats.shapes import ASK_FOR_CAPTION
+from lifelong.formats.pairs import ASK_FOR_CAPTION
 from lifelong.formats.unread import IMAGE_SUFFIXES
 from lifelong.formats.validate import Record
 

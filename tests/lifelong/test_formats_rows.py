@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 
 from lifelong.formats import Limits, open_dataset
 from lifelong.formats.check import check, summarise
-from lifelong.formats.shapes import to_text
+from lifelong.formats.turns import to_text
 from lifelong.samples import Row, content_id
 
 IMAGE, TAG = {"type": "image"}, "<image>"
