@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import traceback
 import warnings
 from typing import NoReturn
 
@@ -118,17 +119,25 @@ def invoke(arguments: list[str] | None = None) -> int:
         code = ended.code if isinstance(ended.code, int) else EXIT_DONE
         return _interrupted() if code == EXIT_INTERRUPTED else code
     except LifelongError as error:
+        _trace()
         say(f"error: {error}")
         return error.exit_code
     except OSError as error:
         if error.filename is None:
             raise
+        _trace()
         # A path that was named on the command line, or lies beside one: the system says what is wrong with it.
         say(f"error: {error.filename2 or error.filename}: {error.strerror}")
         return EXIT_INPUT
     except KeyboardInterrupt:
         return _interrupted()
     return EXIT_DONE
+
+
+def _trace() -> None:
+    """Where an error comes from, for those who ask for it: LIFELONG_TRACEBACK=1."""
+    if os.environ.get("LIFELONG_TRACEBACK"):
+        traceback.print_exc()
 
 
 def _interrupted() -> int:

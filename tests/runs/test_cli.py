@@ -182,6 +182,17 @@ def test_no_text_of_a_stranger_harms_the_output(
     assert json.loads(bytes_out.getvalue()[len(told.encode(encoding)) :]) == {"é": "🙂"}
 
 
+def test_where_an_error_comes_from_is_shown_to_those_who_ask(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "nowhere"
+    [line] = complaint(capsys, "status", missing, code=3).splitlines()
+    monkeypatch.setenv("LIFELONG_TRACEBACK", "1")
+    assert invoke(["status", str(missing)]) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("Traceback") and told[-1] == line
+
+
 def test_what_pillow_thinks_of_a_picture_is_not_told(tmp_path: Path, capsys: Captured) -> None:
     odd = b"Exif\0\0MM\0*" + b"\xff" * 200
     PillowImage.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=odd)
