@@ -190,7 +190,8 @@ def test_where_an_error_comes_from_is_shown_to_those_who_ask(
     monkeypatch.setenv("LIFELONG_TRACEBACK", "1")
     assert invoke(["status", str(missing)]) == 3
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("Traceback") and told[-1] == line
+    assert told[0].startswith("Traceback")
+    assert told[-1] == line
 
 
 def test_what_pillow_thinks_of_a_picture_is_not_told(tmp_path: Path, capsys: Captured) -> None:
