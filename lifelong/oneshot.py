@@ -60,8 +60,9 @@ def select(
     reads trajectories has the model's adapter trained for one epoch first, on a copy that is thrown away.
 
     Raises:
-        InputError: the dataset or the model cannot be read, or `out` cannot be written.
-        UsageError: the recipe needs a model and none is named, or wants more than the dataset.
+        InputError: the dataset or the model cannot be read, `out` cannot be written or is of the dataset, or the
+            budget is a count above the rows that can be used.
+        UsageError: the recipe needs a model and none is named, or the budget is a share of less than a row.
     """
     config = with_checkpoints(with_encoder_of_artefacts(config))
     plan = method(config.recipe, config).measures
@@ -76,9 +77,40 @@ def select(
         columns_of(source.files)
     require_no_folder(out) if source.format == "huggingface" else require_place(out)
     require_place(_beside(out))
+    _require_another(out, source)
     with scratch(dataset, config, images=images, format=format, progress=progress) as context:
-        run_phases(context, SELECTING)
+        for name in SELECTING:
+            run_phases(context, [name])
+            _require_rows(context)
         return _write(context, source, out)
+
+
+def _require_another(out: Path, source: Dataset) -> None:
+    """Raises: InputError if `out`, or the decisions beside it, would take the place of a file of the dataset."""
+    for path in filter(Path.exists, (out, _beside(out))):
+        if any(file.exists() and path.samefile(file) for file in source.files):
+            raise InputError(f"cannot write {out}: {path} is of the dataset itself; name another file")
+
+
+def _require_rows(context: Context) -> None:
+    """As soon as it can be known, before more is measured.
+
+    Raises:
+        InputError: the budget is a number of rows, and there are not so many that can be used.
+        UsageError: it is a share, and of so few rows it is not one.
+    """
+    asked, accepted = context.config.train.budget, context.result("ingest")["accepted"]
+    budget, refused = budget_of(asked, accepted), quarantined_now(context)
+    usable = accepted - len(refused)
+    if budget == 0:
+        raise UsageError(f"the budget {asked} of {accepted} rows is not one row; ask for a larger share, or for 1")
+    if budget > usable and not asked.endswith("%"):
+        others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+        why = "".join(f" ({row.file} row {row.row}{others}: {row.reason})" for row in refused[:1])
+        raise InputError(
+            f"the budget asks for {budget} rows and only {usable} of them can be used{why}; "
+            "ask for no more, or for a share"
+        )
 
 
 @contextmanager
@@ -111,7 +143,7 @@ def scratch(
 
 def run_phases(context: Context, names: Sequence[str]) -> None:
     """Run some phases of a scratch timestep, in order."""
-    if context.config.model.path:
+    if context.config.model.path and context.stores.ledger.phase(0, "start") is None:
         save = context.models.vlm.save_adapter
         committed = commit_checkpoint(context.root, 0, save)
         context.stores.ledger.commit(0, "start", seed=0, result={}, seconds=0.0, files=[(ADAPTER, committed)])
@@ -132,9 +164,6 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     rows = list(context.stores.pool.rows(decisions.ordinals))
     places = [(row.file, row.row) for row in rows]
     chosen = {place for place, rank in zip(places, decisions.rank, strict=True) if rank >= 0}
-    budget = budget_of(context.config.train.budget, context.result("ingest")["accepted"])
-    if len(chosen) < budget:
-        raise InputError(f"the budget asks for {budget} rows and only {len(chosen)} of them can be used")
     rows += quarantined_now(context)  # as in the table, they come last
     table = table.add_column(0, "file", pa.array([row.file for row in rows]))
     table = table.add_column(1, "row", pa.array([row.row for row in rows], type=pa.int64()))

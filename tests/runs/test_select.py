@@ -84,6 +84,59 @@ def test_a_place_that_cannot_be_written_shows_before_anything_is_measured(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["data.json", "link.json", "data.json.decisions.parquet"])
+def test_a_selection_does_not_take_the_place_of_its_dataset(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / name, rows_of("easyvqa")[:12])
+    if name == "link.json":
+        data = data.rename(tmp_path / "data.json")
+        (tmp_path / name).symlink_to(data)
+    before = data.read_bytes()
+    out = str(tmp_path / name).removesuffix(".decisions.parquet")
+    images = ["--images", entry("easyvqa")["images"]]
+    assert invoke(["select", str(data), *images, "--method", "random", "--out", out]) == 1
+    assert "is of the dataset itself; name another file" in capsys.readouterr().err
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("budget", "code", "said"),
+    [
+        ("13", 1, "the budget asks for 13 rows and only 12 of them can be used; ask for no more"),
+        ("4%", 2, "the budget 4% of 12 rows is not one row; ask for a larger share, or for 1"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_shows_before_anything_is_measured(
+    budget: str, code: int, said: str, llava: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:12])
+    command = ["select", data, "--images", entry("easyvqa")["images"], "--method", "el2n", "--model", llava]
+    assert invoke([str(each) for each in [*command, "--out", tmp_path / "out.json", "--budget", budget]]) == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert "ingest" in told
+    assert "measure" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+def test_a_share_is_of_the_rows_that_the_model_takes(
+    llava: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("easyvqa")[:12]
+    rows[5]["conversations"][0]["value"] += " please" * 1000
+    data = write_rows(tmp_path / "data.json", rows)
+    images = ("--images", entry("easyvqa")["images"])
+    for share in ("100%", "96%"):
+        select(data, tmp_path / "out.json", *images, "--model", llava, method="el2n", budget=share)
+        assert len(json.loads((tmp_path / "out.json").read_text())) == 11
+    command = ["select", data, *images, "--model", llava, "--method", "el2n", "--out", tmp_path / "b.json"]
+    assert invoke([str(each) for each in [*command, "--budget", "12"]]) == 1
+    told = capsys.readouterr().err
+    assert "asks for 12 rows and only 11 of them can be used (data.json row 5: " in told
+    assert not (tmp_path / "b.json").exists()
+
+
 def test_the_rows_are_those_of_the_file_to_the_letter(tmp_path: Path) -> None:
     found = entry("easyvqa")
     select(found["train"], tmp_path / "out.json", "--images", found["images"])
