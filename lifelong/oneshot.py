@@ -18,6 +18,7 @@ from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
 from lifelong.formats.columns import columns_of
+from lifelong.formats.detect import DECISIONS
 from lifelong.formats.staging import require_no_folder, require_place
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
@@ -177,7 +178,7 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
 
 def _beside(out: Path) -> Path:
     """The table of decisions about what is written to `out`."""
-    return out.with_name(out.name + ".decisions.parquet")
+    return out.with_name(out.name + DECISIONS)
 
 
 def _refused(context: Context, columns: Sequence[str]) -> Any:

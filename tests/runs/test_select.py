@@ -204,6 +204,17 @@ def test_why_explains_any_row_of_a_selection(tmp_path: Path, capsys: pytest.Capt
     assert "nothing is named 'nobody'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["easyvqa", "nlvr"])
+def test_a_folder_with_a_selection_in_it_is_a_dataset(name: str, tmp_path: Path) -> None:
+    found = entry(name)
+    images = ["--images", found["images"]] if "images" in found else []
+    first = tmp_path / "first" / f"train{Path(found['train']).suffix}"
+    select(found["train"], first, *images, budget="12")
+    select(first.parent, tmp_path / "again", *images, budget="3")
+    table = pq.read_table(tmp_path / "again.decisions.parquet").to_pylist()
+    assert [row["file"] for row in table] == [first.name] * 12
+
+
 def test_the_seed_decides(tmp_path: Path) -> None:
     found = entry("easyvqa")
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
