@@ -159,7 +159,8 @@ def test_the_members_of_an_archive_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "rows"), [("6.25%", 2), ("18.75%", 5), ("18.7%", 4), ("7", 7), ("100%", 24), ("24", 24)]
+    ("budget", "rows"),
+    [("6.25%", 2), ("18.75%", 5), ("18.7%", 4), ("7", 7), ("010", 10), ("100%", 24), ("24", 24)],
 )
 def test_a_share_is_rounded_half_up(budget: str, rows: int, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:24])
