@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lifelong.cli import invoke
 from lifelong.config import budget_of
 from lifelong.formats import open_dataset
+from tests.runs.child import Children
 from tests.runs.conftest import ROOT
 from tests.runs.small import COLUMNS_AFTER, COLUMNS_BEFORE, entry, rows_of, write_rows
 
@@ -135,6 +136,21 @@ def test_a_share_is_of_the_rows_that_the_model_takes(
     told = capsys.readouterr().err
     assert "asks for 12 rows and only 11 of them can be used (data.json row 5: " in told
     assert not (tmp_path / "b.json").exists()
+
+
+def test_a_selection_that_is_interrupted_is_begun_again(
+    llava: str, tmp_path: Path, children: Children
+) -> None:
+    data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:12])
+    out = tmp_path / "out.json"
+    command = ["select", data, "--images", entry("easyvqa")["images"], "--method", "el2n", "--model", llava]
+    command += ["--out", out, "--budget", "3"]
+    ended = children.run(*command, at=(1, "shard 0", "before"), do="interrupt")
+    assert ended.code == 130
+    assert ended.stderr.endswith("interrupted; give the same command again\n")
+    assert list(tmp_path.iterdir()) == [data]
+    assert children.run(*command).code == 0
+    assert len(json.loads(out.read_text())) == 3
 
 
 def test_the_rows_are_those_of_the_file_to_the_letter(tmp_path: Path) -> None:
