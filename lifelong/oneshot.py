@@ -19,7 +19,7 @@ from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
 from lifelong.formats.columns import columns_of
 from lifelong.formats.detect import DECISIONS
-from lifelong.formats.staging import require_no_folder, require_place
+from lifelong.formats.staging import require_no_folder, require_place, write_file
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
@@ -164,16 +164,22 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     table = decisions_table(context, decisions)
     rows = list(context.stores.pool.rows(decisions.ordinals))
     places = [(row.file, row.row) for row in rows]
-    chosen = {place for place, rank in zip(places, decisions.rank, strict=True) if rank >= 0}
+    ids = [row.sample_id for row in rows]
+    chosen = {place: id for place, id, rank in zip(places, ids, decisions.rank, strict=True) if rank >= 0}
     rows += quarantined_now(context)  # as in the table, they come last
     table = table.add_column(0, "file", pa.array([row.file for row in rows]))
     table = table.add_column(1, "row", pa.array([row.row for row in rows], type=pa.int64()))
     table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows], type=pa.string()))
     table = pa.concat_tables([table, _refused(context, table.column_names)], promote_options="permissive")
-    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
     beside = _beside(out)
-    pq.write_table(table, beside)
-    return Selected(count, written, out, beside, source.format)
+
+    def write(path: Path) -> None:
+        # The rows take their place right before the table does, so that the two belong together.
+        pq.write_table(table, path)
+        write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
+
+    write_file(beside, write)
+    return Selected(count, len(chosen), out, beside, source.format)
 
 
 def _beside(out: Path) -> Path:
@@ -202,7 +208,12 @@ def _refused(context: Context, columns: Sequence[str]) -> Any:
     return pa.table({name: known.get(name, pa.nulls(count)) for name in columns})
 
 
-def _chosen_rows(source: Dataset, chosen: set[tuple[str, int | None]]) -> Iterator[tuple[Any, Sample]]:
+def _chosen_rows(source: Dataset, chosen: dict[tuple[str, int | None], str]) -> Iterator[tuple[Any, Sample]]:
+    """The rows with the samples chosen at their places. Raises: InputError if one of them is not there any more."""
+    left = dict(chosen)
     for row in source.rows():
-        if row.outcome == "accepted" and row.sample is not None and (row.file, row.row) in chosen:
+        if row.sample is not None and left.get((row.file, row.row)) == row.sample.sample_id:
+            del left[row.file, row.row]
             yield row.raw, row.sample
+    for file, number in left:
+        raise InputError(f"{file} row {number} has changed since it was measured; nothing was written: select again")

@@ -17,9 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lifelong
 from lifelong.cli import invoke
 from lifelong.config import budget_of
+from lifelong.errors import InputError
 from lifelong.formats import open_dataset
+from lifelong.progress import Silent
 from tests.runs.child import Children
 from tests.runs.conftest import ROOT
 from tests.runs.small import COLUMNS_AFTER, COLUMNS_BEFORE, entry, rows_of, write_rows
@@ -151,6 +154,35 @@ def test_a_selection_that_is_interrupted_is_begun_again(
     assert list(tmp_path.iterdir()) == [data]
     assert children.run(*command).code == 0
     assert len(json.loads(out.read_text())) == 3
+
+
+def test_decisions_are_replaced_whole(tmp_path: Path) -> None:
+    found = entry("easyvqa")
+    images = ("--images", found["images"])
+    decisions, kept = tmp_path / "out.json.decisions.parquet", tmp_path / "kept"
+    select(found["train"], tmp_path / "out.json", *images)
+    before = decisions.read_bytes()
+    os.link(decisions, kept)
+    select(found["train"], tmp_path / "out.json", *images, "--seed", 1)
+    assert kept.read_bytes() == before
+    assert decisions.read_bytes() != before
+
+
+@pytest.mark.parametrize("kept", [12, 3])
+def test_a_dataset_that_changes_while_it_is_measured_is_told(kept: int, tmp_path: Path) -> None:
+    rows = rows_of("easyvqa")[:12]
+    data = write_rows(tmp_path / "data.json", rows)
+
+    class Meddler(Silent):
+        def say(self, text: str) -> None:
+            if text.startswith("  measure"):
+                write_rows(data, rows[::-1][:kept])
+
+    with pytest.raises(InputError, match=r"data.json row \d+ has changed since it was measured"):
+        lifelong.select(
+            data, tmp_path / "out.json", "random", budget=6, images=entry("easyvqa")["images"], progress=Meddler()
+        )
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_the_rows_are_those_of_the_file_to_the_letter(tmp_path: Path) -> None:
