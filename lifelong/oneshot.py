@@ -104,7 +104,9 @@ def _require_rows(context: Context) -> None:
     budget, refused = budget_of(asked, accepted), quarantined_now(context)
     usable = accepted - len(refused)
     if budget == 0:
-        raise UsageError(f"the budget {asked} of {accepted} rows is not one row; ask for a larger share, or for 1")
+        raise UsageError(
+            f"the budget {asked} of {accepted} rows is not one row; ask for a larger share, or for 1"
+        )
     if budget > usable and not asked.endswith("%"):
         others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
         why = "".join(f" ({row.file} row {row.row}{others}: {row.reason})" for row in refused[:1])
@@ -216,4 +218,6 @@ def _chosen_rows(source: Dataset, chosen: dict[tuple[str, int | None], str]) -> 
             del left[row.file, row.row]
             yield row.raw, row.sample
     for file, number in left:
-        raise InputError(f"{file} row {number} has changed since it was measured; nothing was written: select again")
+        raise InputError(
+            f"{file} row {number} has changed since it was measured; nothing was written: select again"
+        )

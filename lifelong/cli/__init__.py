@@ -135,6 +135,8 @@ def invoke(arguments: list[str] | None = None) -> int:
 def _interrupted(arguments: list[str] | None) -> int:
     command = COMMANDS.get(next(iter(sys.argv[1:] if arguments is None else arguments), ""))
     has_run = command is not None and "run" in signature(command).parameters
-    goes_on = "`lifelong resume RUN` goes on from the last commit" if has_run else "give the same command again"
+    goes_on = (
+        "`lifelong resume RUN` goes on from the last commit" if has_run else "give the same command again"
+    )
     say(f"interrupted; {goes_on}")
     return EXIT_INTERRUPTED

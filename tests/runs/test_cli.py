@@ -68,7 +68,11 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
         (["status"], 2, "Missing argument"),
         (["status", "--nosuch", "x"], 2, "No such option"),
         (["methods", "--recipe", "adapt-in"], 2, "did you mean 'adapt-inf'?"),
-        (["init", "{tmp}/a", "--recipe", "nosuch"], 2, "unknown word in recipes 'nosuch'. Known: adapt-average,"),
+        (
+            ["init", "{tmp}/a", "--recipe", "nosuch"],
+            2,
+            "unknown word in recipes 'nosuch'. Known: adapt-average,",
+        ),
         (["init", "{tmp}/b", "--set", "train.epoch=2"], 2, "train.epoch: no such field"),
         (["init", "{tmp}/c", "--set", "train.epochs"], 2, "write FIELD=VALUE"),
         (["init", "{tmp}/d", "--set", "model.path=[a"], 2, "--set model.path=[a: no value in YAML (expected"),
@@ -83,7 +87,11 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
             2,
             "error: the command line: train.budget: '%' is not a budget: write a number of samples (2000) or a share",
         ),
-        (["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "0x10"], 2, "not a budget"),
+        (
+            ["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "0x10"],
+            2,
+            "not a budget",
+        ),
         (
             ["select", "{data}", "--method", "el2n", "--out", "{tmp}/o", "--model", "{tmp}/%: 🙂"],
             1,

@@ -116,7 +116,9 @@ def test_a_budget_that_cannot_be_met_shows_before_anything_is_measured(
 ) -> None:
     data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:12])
     command = ["select", data, "--images", entry("easyvqa")["images"], "--method", "el2n", "--model", llava]
-    assert invoke([str(each) for each in [*command, "--out", tmp_path / "out.json", "--budget", budget]]) == code
+    assert (
+        invoke([str(each) for each in [*command, "--out", tmp_path / "out.json", "--budget", budget]]) == code
+    )
     told = capsys.readouterr().err
     assert said in told
     assert "ingest" in told
@@ -180,7 +182,12 @@ def test_a_dataset_that_changes_while_it_is_measured_is_told(kept: int, tmp_path
 
     with pytest.raises(InputError, match=r"data.json row \d+ has changed since it was measured"):
         lifelong.select(
-            data, tmp_path / "out.json", "random", budget=6, images=entry("easyvqa")["images"], progress=Meddler()
+            data,
+            tmp_path / "out.json",
+            "random",
+            budget=6,
+            images=entry("easyvqa")["images"],
+            progress=Meddler(),
         )
     assert list(tmp_path.iterdir()) == [data]
 
