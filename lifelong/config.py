@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -300,18 +301,22 @@ def parse_config(values: dict[str, Any], where: str = "the configuration") -> Ru
 def _fault(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return "no such field"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
     return f"{fault['msg']} (got {fault['input']!r})"
 
 
-def parse_settings(settings: list[str]) -> RunConfig:
+def parse_settings(settings: list[str], given: dict[str, Any] | None = None) -> RunConfig:
     """A configuration from its defaults and lines like `train.epochs=2`.
+
+    given: fields by sections that have a value already, such as those with an option of their own.
 
     Raises:
         UsageError: a line is no FIELD=VALUE, or a field is unknown or wrong.
     """
     import yaml
 
-    values: dict[str, Any] = {}
+    values = deepcopy(given or {})
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -320,8 +325,17 @@ def parse_settings(settings: list[str]) -> RunConfig:
         *sections, field = name.strip().split(".")
         for section in sections:
             place = place.setdefault(section, {})
-        place[field] = yaml.safe_load(text) if text.strip() else ""
-    return parse_config(values, "--set")
+            if not isinstance(place, dict):
+                raise UsageError(
+                    f"--set {setting}: {section} is {place!r}, which has no fields; "
+                    "set it whole, as in 'recipe={recipe: adapt-inf, sample: top}'"
+                )
+        try:
+            place[field] = yaml.safe_load(text) if text.strip() else ""
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            why = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise UsageError(f"--set {setting}: no value in YAML ({why}); put quotes around a text") from None
+    return parse_config(values, "the command line")
 
 
 def read_config(path: Path) -> RunConfig:

@@ -18,7 +18,8 @@ from lifelong.errors import InputError, UsageError
 from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
 from lifelong.formats.columns import columns_of
-from lifelong.formats.staging import require_no_folder, require_place
+from lifelong.formats.detect import DECISIONS
+from lifelong.formats.staging import require_no_folder, require_place, write_file
 from lifelong.loop import PHASES, run_phase
 from lifelong.method import method
 from lifelong.progress import Progress, Silent
@@ -60,8 +61,9 @@ def select(
     reads trajectories has the model's adapter trained for one epoch first, on a copy that is thrown away.
 
     Raises:
-        InputError: the dataset or the model cannot be read, or `out` cannot be written.
-        UsageError: the recipe needs a model and none is named, or wants more than the dataset.
+        InputError: the dataset or the model cannot be read, `out` cannot be written or is of the dataset, or the
+            budget is a count above the rows that can be used.
+        UsageError: the recipe needs a model and none is named, or the budget is a share of less than a row.
     """
     config = with_checkpoints(with_encoder_of_artefacts(config))
     plan = method(config.recipe, config).measures
@@ -76,9 +78,42 @@ def select(
         columns_of(source.files)
     require_no_folder(out) if source.format == "huggingface" else require_place(out)
     require_place(_beside(out))
+    _require_another(out, source)
     with scratch(dataset, config, images=images, format=format, progress=progress) as context:
-        run_phases(context, SELECTING)
+        for name in SELECTING:
+            run_phases(context, [name])
+            _require_rows(context)
         return _write(context, source, out)
+
+
+def _require_another(out: Path, source: Dataset) -> None:
+    """Raises: InputError if `out`, or the decisions beside it, would take the place of a file of the dataset."""
+    for path in filter(Path.exists, (out, _beside(out))):
+        if any(file.exists() and path.samefile(file) for file in source.files):
+            raise InputError(f"cannot write {out}: {path} is of the dataset itself; name another file")
+
+
+def _require_rows(context: Context) -> None:
+    """As soon as it can be known, before more is measured.
+
+    Raises:
+        InputError: the budget is a number of rows, and there are not so many that can be used.
+        UsageError: it is a share, and of so few rows it is not one.
+    """
+    asked, accepted = context.config.train.budget, context.result("ingest")["accepted"]
+    budget, refused = budget_of(asked, accepted), quarantined_now(context)
+    usable = accepted - len(refused)
+    if budget == 0:
+        raise UsageError(
+            f"the budget {asked} of {accepted} rows is not one row; ask for a larger share, or for 1"
+        )
+    if budget > usable and not asked.endswith("%"):
+        others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+        why = "".join(f" ({row.file} row {row.row}{others}: {row.reason})" for row in refused[:1])
+        raise InputError(
+            f"the budget asks for {budget} rows and only {usable} of them can be used{why}; "
+            "ask for no more, or for a share"
+        )
 
 
 @contextmanager
@@ -111,7 +146,7 @@ def scratch(
 
 def run_phases(context: Context, names: Sequence[str]) -> None:
     """Run some phases of a scratch timestep, in order."""
-    if context.config.model.path:
+    if context.config.model.path and context.stores.ledger.phase(0, "start") is None:
         save = context.models.vlm.save_adapter
         committed = commit_checkpoint(context.root, 0, save)
         context.stores.ledger.commit(0, "start", seed=0, result={}, seconds=0.0, files=[(ADAPTER, committed)])
@@ -131,24 +166,27 @@ def _write(context: Context, source: Dataset, out: Path) -> Selected:
     table = decisions_table(context, decisions)
     rows = list(context.stores.pool.rows(decisions.ordinals))
     places = [(row.file, row.row) for row in rows]
-    chosen = {place for place, rank in zip(places, decisions.rank, strict=True) if rank >= 0}
-    budget = budget_of(context.config.train.budget, context.result("ingest")["accepted"])
-    if len(chosen) < budget:
-        raise InputError(f"the budget asks for {budget} rows and only {len(chosen)} of them can be used")
+    ids = [row.sample_id for row in rows]
+    chosen = {place: id for place, id, rank in zip(places, ids, decisions.rank, strict=True) if rank >= 0}
     rows += quarantined_now(context)  # as in the table, they come last
     table = table.add_column(0, "file", pa.array([row.file for row in rows]))
     table = table.add_column(1, "row", pa.array([row.row for row in rows], type=pa.int64()))
     table = table.add_column(2, "source_id", pa.array([row.source_id for row in rows], type=pa.string()))
     table = pa.concat_tables([table, _refused(context, table.column_names)], promote_options="permissive")
-    written = write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
     beside = _beside(out)
-    pq.write_table(table, beside)
-    return Selected(count, written, out, beside, source.format)
+
+    def write(path: Path) -> None:
+        # The rows take their place right before the table does, so that the two belong together.
+        pq.write_table(table, path)
+        write_rows(_chosen_rows(source, chosen), out, source.format, like=source.files)
+
+    write_file(beside, write)
+    return Selected(count, len(chosen), out, beside, source.format)
 
 
 def _beside(out: Path) -> Path:
     """The table of decisions about what is written to `out`."""
-    return out.with_name(out.name + ".decisions.parquet")
+    return out.with_name(out.name + DECISIONS)
 
 
 def _refused(context: Context, columns: Sequence[str]) -> Any:
@@ -172,7 +210,14 @@ def _refused(context: Context, columns: Sequence[str]) -> Any:
     return pa.table({name: known.get(name, pa.nulls(count)) for name in columns})
 
 
-def _chosen_rows(source: Dataset, chosen: set[tuple[str, int | None]]) -> Iterator[tuple[Any, Sample]]:
+def _chosen_rows(source: Dataset, chosen: dict[tuple[str, int | None], str]) -> Iterator[tuple[Any, Sample]]:
+    """The rows with the samples chosen at their places. Raises: InputError if one of them is not there any more."""
+    left = dict(chosen)
     for row in source.rows():
-        if row.outcome == "accepted" and row.sample is not None and (row.file, row.row) in chosen:
+        if row.sample is not None and left.get((row.file, row.row)) == row.sample.sample_id:
+            del left[row.file, row.row]
             yield row.raw, row.sample
+    for file, number in left:
+        raise InputError(
+            f"{file} row {number} has changed since it was measured; nothing was written: select again"
+        )

@@ -29,7 +29,7 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNO
 def unknown(kind: str, name: str, known: tuple[str, ...] | list[str]) -> str:
     """The line that an unknown name deserves: the nearest known one, then all of them."""
     near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none is installed'}"
 
 

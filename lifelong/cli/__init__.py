@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 import warnings
+from inspect import signature
 from typing import NoReturn
 
 import typer
@@ -117,7 +118,7 @@ def invoke(arguments: list[str] | None = None) -> int:
     except SystemExit as ended:
         # How Typer ends a command: 0, 2 after it has said what is wrong with the command line, 130 at Ctrl-C.
         code = ended.code if isinstance(ended.code, int) else EXIT_DONE
-        return _interrupted() if code == EXIT_INTERRUPTED else code
+        return _interrupted(arguments) if code == EXIT_INTERRUPTED else code
     except LifelongError as error:
         _trace()
         say(f"error: {error}")
@@ -130,7 +131,7 @@ def invoke(arguments: list[str] | None = None) -> int:
         say(f"error: {error.filename2 or error.filename}: {error.strerror}")
         return EXIT_INPUT
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(arguments)
     return EXIT_DONE
 
 
@@ -140,6 +141,11 @@ def _trace() -> None:
         traceback.print_exc()
 
 
-def _interrupted() -> int:
-    say("interrupted; `lifelong resume RUN` goes on from the last commit")
+def _interrupted(arguments: list[str] | None) -> int:
+    command = COMMANDS.get(next(iter(sys.argv[1:] if arguments is None else arguments), ""))
+    has_run = command is not None and "run" in signature(command).parameters
+    goes_on = (
+        "`lifelong resume RUN` goes on from the last commit" if has_run else "give the same command again"
+    )
+    say(f"interrupted; {goes_on}")
     return EXIT_INTERRUPTED

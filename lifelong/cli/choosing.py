@@ -71,15 +71,14 @@ def select(
     quiet: Quiet = False,
 ) -> None:
     """Select a part of one dataset, without training; every row's decision goes to OUT.decisions.parquet."""
-    from lifelong.config import parse_settings
+    from lifelong.config import SELECTOR, parse_settings
     from lifelong.oneshot import select as select_rows
     from lifelong.recipes import read_recipe
 
-    recipe = json.dumps(read_recipe(method))
-    given = [f"seed={seed}", f"train.budget={budget}", f"recipe={recipe}"]
-    given += [f"model.path={model}"] if model else []
-    given += [f"experts.ofa.selector={json.dumps(str(selector))}"] if selector else []
-    config = parse_settings([*given, *(settings or [])])
+    given: dict[str, Any] = {"seed": seed, "recipe": read_recipe(method), "train": {"budget": budget}}
+    given |= {"model": {"path": model}} if model else {}
+    given |= {"experts": {"ofa": {SELECTOR: str(selector)}}} if selector else {}
+    config = parse_settings(settings or [], given)
     with progress_for(quiet) as progress:
         done = select_rows(dataset, out, config, images=images, format=format, progress=progress)
     say(f"wrote {done.selected} of {done.accepted} rows to {done.out}, decisions to {done.decisions}")

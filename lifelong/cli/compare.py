@@ -44,7 +44,7 @@ def compare(
         raise UsageError(
             f"--against {against} is not among --recipes ({', '.join(known)}); add it, or name one of them"
         )
-    given = parse_settings([f"model.path={model}", *(settings or [])]).model_dump(
+    given = parse_settings(settings or [], {"model": {"path": model}}).model_dump(
         exclude_unset=True, mode="json"
     )
     budgets = tuple(each.strip() for each in budget.split(","))

@@ -65,7 +65,7 @@ def tune(
     from lifelong.formats import open_dataset
     from lifelong.raters.tune import tune as train
 
-    config = parse_settings([f"seed={seed}", f"model.path={model}", *(settings or [])])
+    config = parse_settings(settings or [], {"seed": seed, "model": {"path": model}})
     source = open_dataset(dataset, images=images, format=format)
     with progress_for(quiet) as progress:
         done = train(source, ratings, out, config, lambda n, total: progress.step("training steps", n, total))

@@ -42,7 +42,7 @@ def fit(
     from lifelong.config import parse_settings
     from lifelong.ofa import fit as fit_selector
 
-    config = parse_settings([f"seed={seed}", f"encoder.kind={encoder.value}", *(settings or [])])
+    config = parse_settings(settings or [], {"seed": seed, "encoder": {"kind": encoder.value}})
     with progress_for(quiet) as progress:
         done = fit_selector(dataset, out, config, images=images, format=format, progress=progress)
     say(f"wrote {done.out}: {done.summary}")

@@ -83,7 +83,7 @@ def _load(kind: str, path: str) -> tuple[Any, Any, Any]:
             images = AutoImageProcessor.from_pretrained(path, backend="pil")
             return model, images, AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
             f"encoder.path {path!r} cannot be loaded as a {kind}: {reason}. Give a local folder or a hub name "
             "that can be reached, or take encoder.kind conse, which pip installs"

@@ -39,11 +39,15 @@ def _schema(source: Path) -> pyarrow.Schema | None:
 
     if source.is_file():
         return pyarrow.parquet.read_schema(source)
+    return saved_split(source).features.arrow_schema
+
+
+def saved_split(folder: Path) -> Any:
+    """The dataset that `save_to_disk` wrote; of several splits the first, whose columns all have."""
     import datasets
 
-    loaded = datasets.load_from_disk(str(source))
-    split = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
-    return split.features.arrow_schema
+    loaded = datasets.load_from_disk(str(folder))
+    return next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
 
 
 def _union(schemas: dict[Path, pyarrow.Schema]) -> pyarrow.Schema:

@@ -34,6 +34,8 @@ _PACKED = {
     b"PK\x03\x04": "zip",
 }
 _TABLES = (".csv", ".tsv")
+DECISIONS = ".decisions.parquet"
+"""End of the name of what a selection leaves beside the rows that it writes: of no dataset."""
 
 
 def find_files(path: str | Path) -> tuple[Path, list[Path]]:
@@ -107,7 +109,11 @@ def _files_in(folder: Path) -> list[Path]:
     """The files of the one kind in a folder. Raises: DatasetError if there is none, or a choice of them."""
     places = [folder, folder / "data"]
     found = [
-        sorted(file for file in place.iterdir() if file.suffix in KINDS and file.is_file())
+        sorted(
+            file
+            for file in place.iterdir()
+            if file.suffix in KINDS and not file.name.endswith(DECISIONS) and file.is_file()
+        )
         for place in places
         if place.is_dir()
     ]

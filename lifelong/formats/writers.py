@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.formats import jsonl, llava, parquet, sharegpt, trl, webdataset
-from lifelong.formats.columns import columns_of
+from lifelong.formats.columns import columns_of, saved_split
 from lifelong.formats.detect import KINDS
 from lifelong.formats.faults import DatasetError
 from lifelong.formats.shardwriter import members, write_shards
@@ -56,7 +56,7 @@ def write_rows(
     elif format == "webdataset":
         write_file(out, lambda path: _write_tar(raw, path))
     elif format == "huggingface":
-        _write_saved_dataset(raw, out, columns_of(_files(like)))
+        _write_saved_dataset(raw, out, _files(like))
     else:
         raise _unknown(format, "llava, sharegpt, jsonl, parquet, webdataset, huggingface")
     return raw.count
@@ -180,14 +180,18 @@ def _write_parquet(rows: Iterable[dict[str, Any]], path: Path, schema: pyarrow.S
             batch = list(itertools.islice(remaining, BATCH_ROWS))
 
 
-def _write_saved_dataset(rows: Iterable[dict[str, Any]], out: Path, schema: pyarrow.Schema | None) -> None:
+def _write_saved_dataset(rows: Iterable[dict[str, Any]], out: Path, like: Sequence[Path]) -> None:
     """Go through Parquet on disk, so that memory does not grow with the rows."""
     import datasets
 
     with staged_folder(out) as folder, tempfile.TemporaryDirectory(dir=out.parent) as name:
         work = Path(name)
-        _write_parquet(rows, work / "rows.parquet", schema)
+        _write_parquet(rows, work / "rows.parquet", columns_of(like))
         table = datasets.Dataset.from_parquet(str(work / "rows.parquet"), cache_dir=str(work / "cache"))
+        for source in filter(Path.is_dir, like):
+            told = saved_split(source).info
+            table.info.description, table.info.citation = told.description, told.citation
+            table.info.homepage, table.info.license = told.homepage, told.license
         table.save_to_disk(str(folder))
 
 

@@ -236,7 +236,8 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
         raise InputError(
-            f"model {config.path!r} cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}"
+            f"model {config.path!r} cannot be loaded as an image-text-to-text model: "
+            f"{first_line(error).rstrip('.')}; give a local folder or a hub name that can be reached"
         ) from error
     return model, processor
 

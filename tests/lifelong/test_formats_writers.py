@@ -149,14 +149,19 @@ def test_what_datasets_is_told_of_columns_is_told_of_their_union(tmp_path: Path)
 
 def test_a_selection_of_a_saved_dataset_is_a_saved_dataset(tmp_path: Path) -> None:
     source, cache = str(open_real("parquet").files[0]), str(tmp_path / "cache")
-    datasets.Dataset.from_parquet(source, cache_dir=cache).save_to_disk(tmp_path / "saved")
+    saved = datasets.Dataset.from_parquet(source, cache_dir=cache)
+    saved.info.description, saved.info.license = "Pairs of pictures", "CC-BY-4.0"
+    saved.info.citation, saved.info.homepage = "@inproceedings{nlvr}", "https://lil.nlp.cornell.edu/nlvr"
+    saved.save_to_disk(tmp_path / "saved")
     dataset = open_dataset(tmp_path / "saved")
     chosen = list(dataset.rows())[::4]
     out = tmp_path / "out" / "selection"
     pairs = ((row.raw, row.sample) for row in chosen)
     assert write_rows(pairs, out, dataset.format, like=dataset.files[0]) == len(chosen) == 24
     assert ids(list(open_dataset(out).rows())) == ids(chosen)
-    assert datasets.load_from_disk(out).features == datasets.load_from_disk(tmp_path / "saved").features
+    assert datasets.load_from_disk(out).features == saved.features
+    for told in ("description", "license", "citation", "homepage"):
+        assert getattr(datasets.load_from_disk(out).info, told) == getattr(saved.info, told)
     assert list(out.parent.iterdir()) == [out]
 
 

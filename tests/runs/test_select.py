@@ -17,9 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lifelong
 from lifelong.cli import invoke
 from lifelong.config import budget_of
+from lifelong.errors import InputError
 from lifelong.formats import open_dataset
+from lifelong.progress import Silent
+from tests.runs.child import Children
 from tests.runs.conftest import ROOT
 from tests.runs.small import COLUMNS_AFTER, COLUMNS_BEFORE, entry, rows_of, write_rows
 
@@ -84,6 +88,110 @@ def test_a_place_that_cannot_be_written_shows_before_anything_is_measured(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["data.json", "link.json", "data.json.decisions.parquet"])
+def test_a_selection_does_not_take_the_place_of_its_dataset(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / name, rows_of("easyvqa")[:12])
+    if name == "link.json":
+        data = data.rename(tmp_path / "data.json")
+        (tmp_path / name).symlink_to(data)
+    before = data.read_bytes()
+    out = str(tmp_path / name).removesuffix(".decisions.parquet")
+    images = ["--images", entry("easyvqa")["images"]]
+    assert invoke(["select", str(data), *images, "--method", "random", "--out", out]) == 1
+    assert "is of the dataset itself; name another file" in capsys.readouterr().err
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("budget", "code", "said"),
+    [
+        ("13", 1, "the budget asks for 13 rows and only 12 of them can be used; ask for no more"),
+        ("4%", 2, "the budget 4% of 12 rows is not one row; ask for a larger share, or for 1"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_shows_before_anything_is_measured(
+    budget: str, code: int, said: str, llava: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:12])
+    command = ["select", data, "--images", entry("easyvqa")["images"], "--method", "el2n", "--model", llava]
+    assert (
+        invoke([str(each) for each in [*command, "--out", tmp_path / "out.json", "--budget", budget]]) == code
+    )
+    told = capsys.readouterr().err
+    assert said in told
+    assert "ingest" in told
+    assert "measure" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+def test_a_share_is_of_the_rows_that_the_model_takes(
+    llava: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of("easyvqa")[:12]
+    rows[5]["conversations"][0]["value"] += " please" * 1000
+    data = write_rows(tmp_path / "data.json", rows)
+    images = ("--images", entry("easyvqa")["images"])
+    for share in ("100%", "96%"):
+        select(data, tmp_path / "out.json", *images, "--model", llava, method="el2n", budget=share)
+        assert len(json.loads((tmp_path / "out.json").read_text())) == 11
+    command = ["select", data, *images, "--model", llava, "--method", "el2n", "--out", tmp_path / "b.json"]
+    assert invoke([str(each) for each in [*command, "--budget", "12"]]) == 1
+    told = capsys.readouterr().err
+    assert "asks for 12 rows and only 11 of them can be used (data.json row 5: " in told
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_selection_that_is_interrupted_is_begun_again(
+    llava: str, tmp_path: Path, children: Children
+) -> None:
+    data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:12])
+    out = tmp_path / "out.json"
+    command = ["select", data, "--images", entry("easyvqa")["images"], "--method", "el2n", "--model", llava]
+    command += ["--out", out, "--budget", "3"]
+    ended = children.run(*command, at=(1, "shard 0", "before"), do="interrupt")
+    assert ended.code == 130
+    assert ended.stderr.endswith("interrupted; give the same command again\n")
+    assert list(tmp_path.iterdir()) == [data]
+    assert children.run(*command).code == 0
+    assert len(json.loads(out.read_text())) == 3
+
+
+def test_decisions_are_replaced_whole(tmp_path: Path) -> None:
+    found = entry("easyvqa")
+    images = ("--images", found["images"])
+    decisions, kept = tmp_path / "out.json.decisions.parquet", tmp_path / "kept"
+    select(found["train"], tmp_path / "out.json", *images)
+    before = decisions.read_bytes()
+    os.link(decisions, kept)
+    select(found["train"], tmp_path / "out.json", *images, "--seed", 1)
+    assert kept.read_bytes() == before
+    assert decisions.read_bytes() != before
+
+
+@pytest.mark.parametrize("kept", [12, 3])
+def test_a_dataset_that_changes_while_it_is_measured_is_told(kept: int, tmp_path: Path) -> None:
+    rows = rows_of("easyvqa")[:12]
+    data = write_rows(tmp_path / "data.json", rows)
+
+    class Meddler(Silent):
+        def say(self, text: str) -> None:
+            if text.startswith("  measure"):
+                write_rows(data, rows[::-1][:kept])
+
+    with pytest.raises(InputError, match=r"data.json row \d+ has changed since it was measured"):
+        lifelong.select(
+            data,
+            tmp_path / "out.json",
+            "random",
+            budget=6,
+            images=entry("easyvqa")["images"],
+            progress=Meddler(),
+        )
+    assert list(tmp_path.iterdir()) == [data]
+
+
 def test_the_rows_are_those_of_the_file_to_the_letter(tmp_path: Path) -> None:
     found = entry("easyvqa")
     select(found["train"], tmp_path / "out.json", "--images", found["images"])
@@ -106,7 +214,8 @@ def test_the_members_of_an_archive_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "rows"), [("6.25%", 2), ("18.75%", 5), ("18.7%", 4), ("7", 7), ("100%", 24), ("24", 24)]
+    ("budget", "rows"),
+    [("6.25%", 2), ("18.75%", 5), ("18.7%", 4), ("7", 7), ("010", 10), ("100%", 24), ("24", 24)],
 )
 def test_a_share_is_rounded_half_up(budget: str, rows: int, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "data.json", rows_of("easyvqa")[:24])
@@ -149,6 +258,17 @@ def test_why_explains_any_row_of_a_selection(tmp_path: Path, capsys: pytest.Capt
             assert row["reason"] in capsys.readouterr().out
     assert invoke(["why", str(decisions), "nobody"]) == 1
     assert "nothing is named 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["easyvqa", "nlvr"])
+def test_a_folder_with_a_selection_in_it_is_a_dataset(name: str, tmp_path: Path) -> None:
+    found = entry(name)
+    images = ["--images", found["images"]] if "images" in found else []
+    first = tmp_path / "first" / f"train{Path(found['train']).suffix}"
+    select(found["train"], first, *images, budget="12")
+    select(first.parent, tmp_path / "again", *images, budget="3")
+    table = pq.read_table(tmp_path / "again.decisions.parquet").to_pylist()
+    assert [row["file"] for row in table] == [first.name] * 12
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
