@@ -228,6 +228,10 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
 
     if not config.path:
         raise InputError("no model is named; set model.path in the configuration or pass --model")
+    if Path(config.path).is_absolute() and not Path(config.path).is_dir():
+        raise InputError(
+            f"model {config.path!r}: there is no such folder; put it back, or say in model.path where it lies"
+        )
     options = {"trust_remote_code": config.trust_remote_code}
     try:
         processor = load_processor(config.path, **options)
