@@ -102,7 +102,10 @@ def ingest(context: Context) -> Outcome:
         )
     )
     register(context, feed)
-    stores.evals.arrive(feed.skill, timestep)
+    # An eval set may come after the first data of its skill.
+    stores.evals.arrive(
+        feed.skill, min(each.timestep for each in stores.pool.datasets() if each.skill == feed.skill)
+    )
     return Outcome({"feed": asdict(feed), **asdict(counts)})
 
 

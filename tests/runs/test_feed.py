@@ -246,6 +246,25 @@ def test_images_that_were_copied_are_not_needed_any_more(new_run: NewRun, tmp_pa
     assert run.feed(second)["pool"]["live"] == 32
 
 
+def test_an_eval_set_that_comes_after_its_skill_s_data_does_not_move_the_data_s_arrival(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    run, whole = new_run(), new_run("whole")
+    parts = [rows_of("easyvqa")[:16], rows_of("easyvqa")[16:32]]
+    evals = write_rows(tmp_path / "eval.json", rows_of("easyvqa", "eval")[:4])
+    told = {"images": entry("easyvqa")["images"], "skill": "vqa"}
+    for number, rows in enumerate([parts[0], rows_of("tux_caption")[:16], parts[1]], 1):
+        train = write_rows(tmp_path / f"{number}.json", rows)
+        given = told if number != 2 else {"images": entry("tux_caption")["images"], "skill": "captioning"}
+        run.feed(train, **given, **({"eval": evals} if number == 3 else {}))
+        whole.feed(train, **given, **({"eval": evals} if number == 1 else {}))
+    found, expected = run.skill_matrix().to_dict(), whole.skill_matrix().to_dict()
+    assert found == expected
+    assert (found["introduced"], found["forward_transfer"]) == ({"vqa": 1}, {"vqa": 0.0})
+    run.rollback(2)
+    assert run.skill_matrix().skills == ()
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
