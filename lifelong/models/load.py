@@ -228,10 +228,6 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
 
     if not config.path:
         raise InputError("no model is named; set model.path in the configuration or pass --model")
-    if Path(config.path).is_absolute() and not Path(config.path).is_dir():
-        raise InputError(
-            f"model {config.path!r}: there is no such folder; put it back, or say in model.path where it lies"
-        )
     options = {"trust_remote_code": config.trust_remote_code}
     try:
         processor = load_processor(config.path, **options)
@@ -239,8 +235,11 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
             config.path, dtype=config.dtype, attn_implementation=config.attention, **options
         )
     except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
+        told = str(error).splitlines()[0]
+        if Path(config.path).is_absolute() and not Path(config.path).exists():
+            told = "there is no such folder; put it back, or say in model.path where it lies"
         raise InputError(
-            f"model {config.path!r} cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}"
+            f"model {config.path!r} cannot be loaded as an image-text-to-text model: {told}"
         ) from error
     return model, processor
 

@@ -75,7 +75,7 @@ def test_the_same_dataset_again_changes_nothing_and_says_so(
 ) -> None:
     before = copied.digest(), database(copied), files(copied)
     again = stream.parent / "easyvqa.json"
-    with pytest.raises(NothingNewError, match="nothing new: of 24 rows 24 are in the pool already"):
+    with pytest.raises(NothingNewError, match="nothing new: of 24 rows 24 have come before"):
         copied.feed(again, images=entry("easyvqa")["images"])
     assert (copied.digest(), database(copied), files(copied)) == before
     command = ["feed", str(copied.root), str(again), "--images", entry("easyvqa")["images"], "--quiet"]
@@ -330,6 +330,7 @@ def test_a_model_is_moved_while_a_timestep_is_under_way(
     model = model.rename(tmp_path / "later")
     edit_config(run, model={"path": str(model)})
     assert run.merge(tmp_path / "merged") == 1
+    assert (tmp_path / "merged" / "model.safetensors").stat().st_mode & 0o044  # others read the folder, too
     (answered,) = (root / "timesteps" / "0001").glob("answers-*")
     answered.unlink()
     assert all(each.done for each in run.repair())
