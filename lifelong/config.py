@@ -160,7 +160,7 @@ class EvaluateConfig(_Section):
     """Testing every skill after every timestep."""
 
     batch_size: int = Field(16, ge=1)
-    """Samples a batch; pinned for the run, since it can move the last digit of a likelihood."""
+    """Samples a batch; best left alone for the run's life, since it can move the last digit of a likelihood."""
     limit: int = Field(0, ge=0)
     """At most this many samples of each skill's eval set, the first ones. 0: all."""
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lifelong.config import RunConfig
+from lifelong.config import ModelConfig, RunConfig
 from lifelong.context import Stores
 from lifelong.errors import InputError, RunError
 from stores.commit import content_hash
@@ -81,6 +81,22 @@ def check_drift(stores: Stores, config: RunConfig, timestep: int, allow: bool = 
             f"`lifelong resume {stores.root} --allow-drift`"
         )
     log.warning("timestep %d goes on under another environment: %s", timestep, "; ".join(changed.values()))
+
+
+def located(stores: Stores, recorded: ModelConfig, given: ModelConfig) -> ModelConfig:
+    """The model on record where it is now said to lie: its folder may have been moved, if its files are what they were.
+
+    Where another model lies there, or none, it is the one on record, as it is there.
+    """
+    last = stores.ledger.last_timestep()
+    if given.path == recorded.path or last is None:
+        return recorded
+    folder = Path(given.path)
+    found = content_hash(folder)[0] if folder.is_dir() else _commit(given.path)
+    phases = (record for t in range(last, -1, -1) for record in reversed(stores.ledger.phases(t)))
+    # A phase that needed no model may have been run while there was none.
+    known = next(filter(None, (record.environment.get("model") for record in phases)), None)
+    return recorded.model_copy(update={"path": given.path}) if found and found == known else recorded
 
 
 def _version(package: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lifelong.config import ModelConfig
 from lifelong.context import ADAPTER, Stores
+from lifelong.environment import located
 from lifelong.errors import InputError
 from lifelong.formats.staging import staged_folder
 from lifelong.upkeep import config_of
@@ -30,7 +31,7 @@ def adapter_of(stores: Stores, timestep: int | None = None) -> tuple[int, Path]:
 def merge(stores: Stores, model: ModelConfig, out: Path, timestep: int | None = None) -> int:
     """Write base model + adapter as one model to a new folder `out`; returns the timestep.
 
-    model: where the timestep's own configuration is not on record.
+    model: where the timestep's own configuration is not on record, or its model has been moved.
     `AutoModelForImageTextToText.from_pretrained` and `AutoProcessor.from_pretrained` load it. Weights are merged on the
     CPU in the data type of `model`: logits are those of base + adapter up to its rounding.
 
@@ -40,7 +41,7 @@ def merge(stores: Stores, model: ModelConfig, out: Path, timestep: int | None = 
     """
     chosen, adapter = adapter_of(stores, timestep)
     config = config_of(stores, chosen)
-    model = model if config is None else config.model
+    model = model if config is None else located(stores, config.model, model)
     with staged_folder(out) as folder:
         write_merged(model, adapter, folder)
     return chosen

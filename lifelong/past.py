@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from lifelong.config import read_config
 from lifelong.context import Context, Feed, ModelHolder, Stores
-from lifelong.errors import RunError
+from lifelong.environment import located
+from lifelong.errors import RunError, UsageError
 from lifelong.evaluate.lmms import is_external
 from lifelong.loader import ConversationLoader
 from lifelong.progress import Progress
-from lifelong.upkeep import config_of
+from lifelong.upkeep import CONFIG, config_of
 from stores.commit import Committed
 from stores.errors import DamagedError
 from stores.evals import Evals, Skill
@@ -44,7 +47,7 @@ def past(
 
 
 def models_of(stores: Stores, timestep: int) -> ModelHolder:
-    """The model as a timestep was configured.
+    """The model as a timestep was configured, where it lies now.
 
     Raises:
         RunError: its configuration is not on record.
@@ -52,6 +55,9 @@ def models_of(stores: Stores, timestep: int) -> ModelHolder:
     config = config_of(stores, max(timestep, 1))
     if config is None:
         raise RunError(f"the configuration of timestep {timestep} of {stores.root} is not on record")
+    with suppress(UsageError):  # a config.yaml that is damaged says of no other place
+        given = read_config(stores.root / CONFIG)
+        config = config.model_copy(update={"model": located(stores, config.model, given.model)})
     return ModelHolder(config)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.callbacks import Callback, Callbacks
-from lifelong.config import RunConfig, parse_config
+from lifelong.config import ModelConfig, RunConfig, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
-from lifelong.environment import check_drift
+from lifelong.environment import check_drift, located
 from lifelong.errors import InputError, RunError, TrainingError, UsageError, require_utf8
 from lifelong.mend import elsewhere, mended, moved
 from lifelong.method import method
@@ -89,9 +89,8 @@ class Run(Steering):
         require_utf8(root.absolute())
         resolved = config if isinstance(config, RunConfig) else parse_config(config or {})
         if model:
-            resolved = resolved.model_copy(
-                update={"model": resolved.model.model_copy(update={"path": model})}
-            )
+            path = str(Path(model).absolute()) if Path(model).is_dir() else model
+            resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"path": path})})
         if recipe is not None:
             words = read_recipe(recipe) if isinstance(recipe, str) else recipe
             resolved = resolved.model_copy(update={"recipe": words})
@@ -318,7 +317,7 @@ class Run(Steering):
             self._engine = None
 
     def _keep_identity(self, stores: Stores, config: RunConfig) -> None:
-        """The seed, the model and the adapter's shape are the run's: they stay what they were at its start."""
+        """The seed, the model (wherever it lies) and the adapter's shape are the run's: they stay what they were."""
         identity = {
             "seed": config.seed,
             "model": {"path": config.model.path, "dtype": config.model.dtype},
@@ -328,12 +327,16 @@ class Run(Steering):
         if before is None or stores.ledger.last_timestep() is None:
             stores.ledger.set_meta("identity", identity)
             return
-        changed = [name for name in identity if identity[name] != before[name]]
+        model = located(stores, ModelConfig(**before["model"]), config.model)
+        known = {**before, "model": {"path": model.path, "dtype": model.dtype}}
+        changed = [name for name in identity if identity[name] != known[name]]
         if changed:
             raise UsageError(
                 f"{self.root / CONFIG}: {' and '.join(changed)} changed since the run began ({before}); "
                 "change it back, or start another run with `lifelong init`"
             )
+        if identity != before:
+            stores.ledger.set_meta("identity", identity)
 
     def _refuse_unfinished(self, stores: Stores) -> None:
         request = self._feeding(stores)
@@ -363,7 +366,9 @@ class Run(Steering):
         elif request.get("training_stopped"):
             config = mended(config, self.config)
             stores.ledger.set_meta(FEEDING, {**request, "config": config.model_dump(mode="json")})
-        config = moved(config, self.config)
+        given = self.config
+        config = moved(config, given)
+        config = config.model_copy(update={"model": located(stores, config.model, given.model)})
         check_drift(stores, config, request["timestep"], allow_drift)
         feed = Feed(**request["feed"])
         self._timestep(stores, self._context(stores, request["timestep"], feed, config))

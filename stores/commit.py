@@ -103,6 +103,8 @@ def commit_staged(root: Path, staged: Path, stem: str, suffix: str) -> Committed
             f"stem {stem!r}: use letters, digits, '.', '_' and '-' only, since it becomes a file name"
         )
     with naming_faults(staged.parent / f"{stem}{suffix}"):
+        for _, file in _files_of(staged):
+            share(file, staged.parent)
         _fsync_content(staged)
         digest, size = content_hash(staged)
         target = staged.parent / f"{stem}-{digest[:HASH_CHARS]}{suffix}"
@@ -208,6 +210,15 @@ def make_folder(folder: Path) -> None:
         with naming_faults(path):
             path.mkdir(exist_ok=True)
             fsync_folder(path.parent)
+
+
+def share(file: Path, folder: Path) -> None:
+    """Let those who may read a folder read a file in it: safetensors makes its files for their owner alone."""
+    mode, folders = (path.stat().st_mode & 0o777 for path in (file, folder))
+    if mode != mode | folders & 0o666:
+        # Disks without permissions refuse, and need none.
+        with suppress(PermissionError):
+            file.chmod(mode | folders & 0o666)
 
 
 def fsync_folder(folder: Path) -> None:

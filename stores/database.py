@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def open_database(
 
 
 def _open(path: Path, read_only: bool, migrations: Sequence[Migration]) -> Database:
-    connection = _connect(path, read_only)
+    connection = connect(path, read_only=read_only)
     try:
         db = Database(connection, execute_plugins=False)
         if not read_only:
@@ -126,11 +127,22 @@ def _refuse_network(path: Path) -> None:
         )
 
 
-def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection to the file at `path`, whatever it holds; made if it does not exist and `read_only` is not set."""
     # isolation_level=None: the driver opens no transaction of its own; `transaction` alone decides.
-    mode = "ro" if read_only else "rwc"
+    mode = "rwc" if not read_only else "ro&immutable=1" if _rests(path) else "ro"
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _rests(path: Path) -> bool:
+    """Whether all of a database is in its file, where this process cannot make what SQLite puts beside it to read.
+
+    A log or its index beside it are another process's, or hold commits that the file does not have yet.
+    """
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    waiting = index.exists() or (log.exists() and log.stat().st_size > 0)
+    return not waiting and not os.access(path.absolute().parent, os.W_OK)
 
 
 def _bring_up_to_date(db: Database, path: Path, migrations: Sequence[Migration], read_only: bool) -> None:

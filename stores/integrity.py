@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from stores import seals
+from stores.database import connect
+from stores.disk import naming_database_faults
 from stores.migrations import MIGRATIONS, MIGRATIONS_TABLE, Migration
 
 _MODES = (b"\1\1", b"\2\2")
@@ -38,15 +42,20 @@ def faults(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[str
     """What is wrong with a database file, in words; empty if every value in it is as it was written.
 
     Bytes that hold nothing (free pages, gaps between rows, SQLite's change counters) do not matter and are not
-    looked at.
+    looked at. Raises: DiskError where it cannot be read without being written, and this process may not write there.
     """
     if not path.exists():
         return ["it is missing"]
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    connection = connect(path, read_only=True)
+    # Where nothing may be written, SQLite's complaint of that is no fault of the file.
+    unwritable = not os.access(path.absolute().parent, os.W_OK)
     try:
-        # One snapshot for all that follows, whoever writes meanwhile.
-        connection.execute("BEGIN")
-        return _header(path) + _structure(connection) + _schema(connection, migrations) + _values(connection)
+        with naming_database_faults(path) if unwritable else nullcontext():
+            # One snapshot for all that follows, whoever writes meanwhile.
+            connection.execute("BEGIN")
+            return (
+                _header(path) + _structure(connection) + _schema(connection, migrations) + _values(connection)
+            )
     except (sqlite3.Error, UnicodeDecodeError) as error:
         return [f"it cannot be read: {error}"]
     finally:

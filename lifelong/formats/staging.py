@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.formats.faults import DatasetError
-from stores.commit import fsync_folder
+from stores.commit import fsync_folder, share
 
 
 def write_file(out: Path, write: Callable[[Path], Any]) -> None:
@@ -77,6 +77,7 @@ def staged_folder(out: Path) -> Iterator[Path]:
         yield folder
         for path in folder.rglob("*"):
             if path.is_file():
+                share(path, folder)
                 _fsync(path)
         os.replace(folder, out)
         fsync_folder(out.parent)

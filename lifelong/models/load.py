@@ -235,9 +235,11 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
             config.path, dtype=config.dtype, attn_implementation=config.attention, **options
         )
     except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
+        told = f"{first_line(error).rstrip('.')}; give a local folder or a hub name that can be reached"
+        if Path(config.path).is_absolute() and not Path(config.path).exists():
+            told = "there is no such folder; put it back, or say in model.path where it lies"
         raise InputError(
-            f"model {config.path!r} cannot be loaded as an image-text-to-text model: "
-            f"{first_line(error).rstrip('.')}; give a local folder or a hub name that can be reached"
+            f"model {config.path!r} cannot be loaded as an image-text-to-text model: {told}"
         ) from error
     return model, processor
 

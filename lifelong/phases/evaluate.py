@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong.context import Context, Outcome
+from lifelong.context import ADAPTER, Context, Outcome
 from lifelong.evaluate.lmms import is_external
 from lifelong.evaluate.skills import Answer
 from lifelong.phases.external import externally
@@ -84,14 +84,18 @@ class Tested:
 def evaluate(context: Context) -> Outcome:
     """Test every skill with the adapter of this timestep.
 
-    A skill that has just become known is tested as it was before: with the untrained adapter (row 0) and
-    with the last timestep's, which its forward transfer needs.
+    A skill that has just become known is tested as it was before: with the untrained adapter (row 0), with that of the
+    timestep before its data arrived, which its forward transfer needs, and with all since then that are kept: its data
+    may have come months before its eval set.
     """
-    done = {(cell.timestep, cell.skill) for cell in context.stores.ledger.evaluations()}
+    ledger = context.stores.ledger
+    done = {(cell.timestep, cell.skill) for cell in ledger.evaluations()}
     now = context.timestep
+    kept = {record.timestep for record in ledger.files() if record.kind == ADAPTER}
     cells: list[tuple[int, Skill]] = []
     for skill in context.stores.evals.skills():
-        before = [0, now - 1] if skill.timestep == now else [0]
+        since = now if skill.timestep is None else skill.timestep - 1
+        before = {0, *range(since, now)} & kept
         cells += [(t, skill) for t in sorted({*before, now}) if (t, skill.name) not in done]
     cells.sort(key=lambda cell: cell[0])
     adapters = {timestep: context.adapter(timestep) for timestep, _ in cells}

@@ -17,7 +17,7 @@ from stores.pool import Arrival, DatasetRow, Refusal
 
 
 class NothingNewError(InputError):
-    """Every row of the dataset that can be used is in the pool already: there is nothing to learn from."""
+    """Every row of the dataset that can be used has come before, live still or not: there is nothing to learn from."""
 
 
 def refuse_repeated(stores: Stores, feed: Feed) -> None:
@@ -29,8 +29,8 @@ def refuse_repeated(stores: Stores, feed: Feed) -> None:
     for fed in stores.pool.datasets():
         if fed.source == feed.train and fed.digest == _digest(feed):
             raise NothingNewError(
-                f"{feed.train}: nothing new: of {fed.rows} rows {fed.accepted + fed.duplicates} are in the pool "
-                f"already and {fed.rejected} are refused: it was fed at timestep {fed.timestep} as {fed.name}, and has "
+                f"{feed.train}: nothing new: of {fed.rows} rows {fed.accepted + fed.duplicates} have come "
+                f"before and {fed.rejected} are refused: it was fed at timestep {fed.timestep} as {fed.name}, and has "
                 "not changed since; the run is as it was"
             )
 
@@ -51,7 +51,7 @@ def ingest(context: Context) -> Outcome:
 
     Raises:
         InputError: a file of the dataset is broken, or no row can be used; nothing of the dataset is taken then.
-        NothingNewError: no row joins the pool, and some are in it already.
+        NothingNewError: no row joins the pool, and some have come before.
     """
     stores, feed, timestep = context.stores, context.feed, context.timestep
     dataset = open_dataset(feed.train, images=feed.images, format=feed.format)
@@ -84,7 +84,7 @@ def ingest(context: Context) -> Outcome:
         )
     if counts.accepted == 0:
         raise NothingNewError(
-            f"{feed.train}: nothing new: of {counts.rows} rows {counts.duplicates} are in the pool already and "
+            f"{feed.train}: nothing new: of {counts.rows} rows {counts.duplicates} have come before and "
             f"{counts.rejected} are refused; the run is as it was"
         )
     stores.pool.record_dataset(
@@ -102,7 +102,10 @@ def ingest(context: Context) -> Outcome:
         )
     )
     register(context, feed)
-    stores.evals.arrive(feed.skill, timestep)
+    # An eval set may come after the first data of its skill.
+    stores.evals.arrive(
+        feed.skill, min(each.timestep for each in stores.pool.datasets() if each.skill == feed.skill)
+    )
     return Outcome({"feed": asdict(feed), **asdict(counts)})
 
 

@@ -45,7 +45,7 @@ def write_report(run: Run, out: Path, also: Mapping[str, Curves] | None = None) 
         os.replace(temporary, out)
     except OSError as error:
         raise InputError(
-            f"cannot write {out}: {error.strerror}; name a file in a folder that is there"
+            f"cannot write {out}: {error.strerror}; name a file in a folder that can be written"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -130,7 +130,7 @@ def tell(found: dict[str, Any]) -> str:
     lines = [
         f"{found['dataset']} ({found['skill']}) would be timestep {found['timestep']}",
         f"rows        {rows['rows']}: {rows['accepted']} would join, {rows['rejected']} rejected, "
-        f"{rows['duplicate']} repeat an earlier row, {rows['held']} are in the pool already",
+        f"{rows['duplicate']} repeat an earlier row, {rows['held']} have come before",
         *(f"            {count} x {reason}" for reason, count in found["reasons"].items()),
     ]
     alike = found["likeness"]

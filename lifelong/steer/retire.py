@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lifelong.context import ADAPTER, Stores
+from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import InputError, RunError, UsageError
 from lifelong.upkeep import FEEDING, copy_and_sweep
 from stores.commit import commit_file
-from stores.database import transaction
+from stores.database import connect, transaction
 from stores.expunge import blank_shards, cut_media, forget_features, scrub, tombstone
 from stores.features import INDEX, open_features
 from stores.undo import forget_undone
@@ -216,7 +216,7 @@ def _where(stores: Stores, where: str) -> set[int]:
     )
     sql = f"SELECT ordinal FROM (SELECT samples.*, {text} AS text FROM samples) WHERE {where}"
     # A second statement, or one that writes, is refused: the connection that asks can only read.
-    reader = sqlite3.connect(f"{(stores.root / 'lifelong.sqlite').absolute().as_uri()}?mode=ro", uri=True)
+    reader = connect(stores.root / DATABASE, read_only=True)
     try:
         return {int(ordinal) for (ordinal,) in reader.execute(sql)}
     except sqlite3.Error as error:

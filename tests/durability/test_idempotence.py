@@ -72,7 +72,7 @@ def test_the_same_rows_from_elsewhere_change_no_row_and_no_file(
         images = stores.ledger.phase(1, "ingest").result["feed"]["images"]
     elsewhere = shutil.copy(stream.parent / "easyvqa.json", tmp_path / "elsewhere.json")
     assert invoke(["feed", str(copied.root), str(elsewhere), "--images", images]) == 1
-    assert "nothing new: of 24 rows 24 are in the pool already" in capsys.readouterr().err
+    assert "nothing new: of 24 rows 24 have come before" in capsys.readouterr().err
     assert database(copied) == contents
     after = tree(copied.root)
     for each in (before, after):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lifelong import Run
+from lifelong import Callback, Run
 from lifelong.cli import invoke
 from lifelong.errors import InputError, LifelongError, RunError, UsageError
 from lifelong.evaluate.metrics import METRICS
@@ -74,7 +75,7 @@ def test_the_same_dataset_again_changes_nothing_and_says_so(
 ) -> None:
     before = copied.digest(), database(copied), files(copied)
     again = stream.parent / "easyvqa.json"
-    with pytest.raises(NothingNewError, match="nothing new: of 24 rows 24 are in the pool already"):
+    with pytest.raises(NothingNewError, match="nothing new: of 24 rows 24 have come before"):
         copied.feed(again, images=entry("easyvqa")["images"])
     assert (copied.digest(), database(copied), files(copied)) == before
     command = ["feed", str(copied.root), str(again), "--images", entry("easyvqa")["images"], "--quiet"]
@@ -245,6 +246,25 @@ def test_images_that_were_copied_are_not_needed_any_more(new_run: NewRun, tmp_pa
     assert run.feed(second)["pool"]["live"] == 32
 
 
+def test_an_eval_set_that_comes_after_its_skill_s_data_does_not_move_the_data_s_arrival(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    run, whole = new_run(), new_run("whole")
+    parts = [rows_of("easyvqa")[:16], rows_of("easyvqa")[16:32]]
+    evals = write_rows(tmp_path / "eval.json", rows_of("easyvqa", "eval")[:4])
+    told = {"images": entry("easyvqa")["images"], "skill": "vqa"}
+    for number, rows in enumerate([parts[0], rows_of("tux_caption")[:16], parts[1]], 1):
+        train = write_rows(tmp_path / f"{number}.json", rows)
+        given = told if number != 2 else {"images": entry("tux_caption")["images"], "skill": "captioning"}
+        run.feed(train, **given, **({"eval": evals} if number == 3 else {}))
+        whole.feed(train, **given, **({"eval": evals} if number == 1 else {}))
+    found, expected = run.skill_matrix().to_dict(), whole.skill_matrix().to_dict()
+    assert found == expected
+    assert (found["introduced"], found["forward_transfer"]) == ({"vqa": 1}, {"vqa": 0.0})
+    run.rollback(2)
+    assert run.skill_matrix().skills == ()
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
@@ -263,6 +283,66 @@ def test_what_the_run_is_made_of_may_not_change(
         feed_entry(copied, small_entry(tmp_path, "daquar", evals=0))
     assert database(copied) == before
     assert copied.resume() is False
+
+
+def test_a_model_that_was_moved_is_the_same_one(
+    llava: str, copied: Run, edit_config: Callable[..., None], tmp_path: Path
+) -> None:
+    there = Run.open(shutil.copytree(copied.root, tmp_path / "there"))
+    moved = shutil.copytree(llava, tmp_path / "moved")
+    edit_config(copied, model={"path": str(moved)})
+    for run in (there, copied):
+        feed_entry(run, small_entry(tmp_path, "daquar", evals=0))
+    assert copied.digest() == there.digest()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
+    edit_config(there, model={"path": str(moved)})
+    with pytest.raises(UsageError, match="model changed since the run began"):
+        feed_entry(there, small_entry(tmp_path, "puzzlevqa", evals=0))
+
+
+class _Stop(Callback):
+    """Stops the timestep when it has measured."""
+
+    def on_phase_end(self, run: Run, timestep: int, record: Any) -> None:
+        if record.phase == "measure":
+            raise KeyboardInterrupt
+
+
+def test_a_model_is_moved_while_a_timestep_is_under_way(
+    llava: str, edit_config: Callable[..., None], tmp_path: Path
+) -> None:
+    model = shutil.copytree(llava, tmp_path / "model")
+    fed = small_entry(tmp_path, "easyvqa", rows=12, evals=4)
+    root, config = tmp_path / "run", settings()
+    run = Run.create(root, model=str(model), recipe="el2n", config=config, callbacks=[_Stop()])
+    with pytest.raises(KeyboardInterrupt):
+        feed_entry(run, fed)
+    model = model.rename(tmp_path / "elsewhere")
+    run = Run.open(root)
+    with pytest.raises(InputError, match=r"there is no such folder.*model\.path"):
+        run.resume()
+    edit_config(run, model={"path": str(model)})
+    assert run.resume()
+    whole = Run.create(tmp_path / "whole", model=llava, recipe="el2n", config=config)
+    feed_entry(whole, fed)
+    assert run.digest() == whole.digest()
+
+    model = model.rename(tmp_path / "later")
+    edit_config(run, model={"path": str(model)})
+    assert run.merge(tmp_path / "merged") == 1
+    assert (tmp_path / "merged" / "model.safetensors").stat().st_mode & 0o044  # others read the folder, too
+    (answered,) = (root / "timesteps" / "0001").glob("answers-*")
+    answered.unlink()
+    assert all(each.done for each in run.repair())
+    assert [problem.kind for problem in run.fsck()] == ["edited"]
+
+
+def test_a_model_named_from_here_is_found_from_elsewhere(
+    llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(llava).parent)
+    run = Run.create(tmp_path / "run", model=Path(llava).name)
+    assert run.config.model.path == llava
 
 
 def test_how_it_trains_may_change(copied: Run, edit_config: Callable[..., None], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_nothing_of_a_retired_dataset_is_left(steps: Steps, tmp_path: Path, caps
     shutil.copy(steps.data / "set2.json", tmp_path / "again.json")
     feed[2] = str(tmp_path / "again.json")
     assert invoke(feed) == 1
-    assert "8 are in the pool already" in capsys.readouterr().err
+    assert "8 have come before" in capsys.readouterr().err
     run.rollback(1)
     assert invoke(feed) == 1
 

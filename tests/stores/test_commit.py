@@ -6,7 +6,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from stores.commit import (
     STAGING,
@@ -31,6 +33,19 @@ def write_adapter(folder: Path) -> None:
     (folder / "inner").mkdir()
     (folder / "weights.bin").write_bytes(b"weights")
     (folder / "inner" / "config.json").write_text("{}")
+
+
+def test_whoever_may_read_the_folder_may_read_what_is_committed(tmp_path: Path) -> None:
+    arrays = {"signal": np.zeros(2)}
+    committed = [
+        commit_file(tmp_path, "shards", "signals", ".safetensors", lambda path: save_file(arrays, path)),
+        commit_tree(
+            tmp_path, "checkpoints", "1", lambda path: save_file(arrays, path / "adapter.safetensors")
+        ),
+    ]
+    for path in [tmp_path / each.path for each in committed]:
+        file = path if path.is_file() else path / "adapter.safetensors"
+        assert file.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o666
 
 
 def test_name_holds_the_hash_of_the_content(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sqlite3
 from pathlib import Path
@@ -9,7 +11,8 @@ from sqlite_utils import Database
 
 from stores import database
 from stores.database import open_database, require_transaction, schema_number, transaction
-from stores.errors import DamagedError, StoreError
+from stores.errors import DamagedError, DiskError, StoreError
+from stores.integrity import faults
 from stores.ledger import Ledger
 from stores.migrations import MIGRATIONS, Migration
 
@@ -125,6 +128,56 @@ def test_a_reader_opens_what_a_killed_writer_left(tmp_path: Path, in_child, die)
     reader = open_database(tmp_path / "run.db", read_only=True)
     assert Ledger(reader, tmp_path).get_meta("step") == 1
     reader.close()
+
+
+def give_up_privileges() -> None:
+    """Have this process, even if it is root's, obey the permissions of files: Linux's capset, with no capability."""
+    version_and_pid, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).capset(version_and_pid, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def test_where_nothing_may_be_written_a_database_is_read_and_proved(
+    tmp_path: Path, db: Database, in_child
+) -> None:
+    Ledger(db, tmp_path).set_meta("step", 1)
+    db.close()
+
+    def read() -> None:
+        give_up_privileges()
+        reader = open_database(tmp_path / "run.db", read_only=True)
+        assert Ledger(reader, tmp_path).get_meta("step") == 1
+        reader.close()
+        assert faults(tmp_path / "run.db") == []
+
+    tmp_path.chmod(0o555)
+    try:
+        assert in_child(read) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["run.db"]
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_log_that_cannot_be_taken_in_is_no_damage_and_not_passed_over(
+    tmp_path: Path, db: Database, in_child
+) -> None:
+    Ledger(db, tmp_path).set_meta("step", 1)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("run.db", "run.db-wal"):
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+
+    def read() -> None:
+        give_up_privileges()
+        for look in (lambda path: open_database(path, read_only=True), faults):
+            with pytest.raises(DiskError, match="Allow this user to write there"):
+                look(copy / "run.db")
+
+    copy.chmod(0o555)
+    try:
+        assert in_child(read) == 0
+    finally:
+        copy.chmod(0o755)
 
 
 def test_killed_at_any_statement_of_a_migration_the_next_opening_completes_it(
