@@ -61,8 +61,8 @@ def select(
     reads trajectories has the model's adapter trained for one epoch first, on a copy that is thrown away.
 
     Raises:
-        InputError: the dataset or the model cannot be read, `out` cannot be written or is of the dataset, or the
-            budget is a count above the rows that can be used.
+        InputError: the dataset or the model cannot be read, `out` cannot be written or is of the dataset, the
+            budget is a count above the rows that can be used, or the file of ratings has none of them.
         UsageError: the recipe needs a model and none is named, or the budget is a share of less than a row.
     """
     config = with_checkpoints(with_encoder_of_artefacts(config))
@@ -83,6 +83,8 @@ def select(
         for name in SELECTING:
             run_phases(context, [name])
             _require_rows(context)
+            if name == "measure":
+                _require_ratings(context)
         return _write(context, source, out)
 
 
@@ -113,6 +115,17 @@ def _require_rows(context: Context) -> None:
         raise InputError(
             f"the budget asks for {budget} rows and only {usable} of them can be used{why}; "
             "ask for no more, or for a share"
+        )
+
+
+def _require_ratings(context: Context) -> None:
+    """Raises: InputError if a file of ratings is asked and has none of the rows: the choice would be chance."""
+    path = context.config.rater.ratings
+    asked = path and "ratings" in context.method.measures.signals
+    if asked and np.isnan(context.signals().column("ratings")).all():
+        raise InputError(
+            f"{path} rates none of the rows; its lines name a sample by its sample_id, or by the source_id "
+            "that it has in the dataset"
         )
 
 

@@ -237,7 +237,7 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
         told = f"{first_line(error).rstrip('.')}; give a local folder or a hub name that can be reached"
         if Path(config.path).is_absolute() and not Path(config.path).exists():
-            told = "there is no such folder; put it back, or say in model.path where it lies"
+            told = "there is no such folder; put it back, or say where it lies (--model, or model.path)"
         raise InputError(
             f"model {config.path!r} cannot be loaded as an image-text-to-text model: {told}"
         ) from error

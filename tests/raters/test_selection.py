@@ -95,6 +95,20 @@ def test_the_decisions_tell_the_capability_and_the_bin(
         assert styles[style] in each.styles()
 
 
+def test_ratings_of_other_samples_are_refused(
+    mixed: Path, samples: list[Known], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write_ratings(samples[:1], tmp_path / "one.jsonl")
+    other = tmp_path / "other.jsonl"
+    line = json.loads(one.read_text())
+    line = {key: value for key, value in line.items() if not key.endswith("_id")}
+    other.write_text(json.dumps(line | {"source_id": "of another dataset"}) + "\n")
+    assert invoke(command(mixed, tmp_path / "out.jsonl", "20", f"rater.ratings={other}")) == 1
+    assert f"{other} rates none of the rows; " in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+    assert invoke(command(mixed, tmp_path / "out.jsonl", "20", f"rater.ratings={one}")) == 0
+
+
 def test_samples_without_a_rating_fill_what_is_left_and_say_so(
     mixed: Path, samples: list[Known], tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
         (
             ["select", "{data}", "--method", "el2n", "--out", "{tmp}/o", "--model", "{tmp}/%: 🙂"],
             1,
-            "; give a local folder or a hub name that can be reached",
+            "there is no such folder; put it back, or say where it lies (--model, or model.path)",
         ),
         (["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "0%"], 2, "not a budget"),
         (["select", "{data}", "--method", "el2n", "--out", "{tmp}/o"], 2, "pass --model"),
