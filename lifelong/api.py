@@ -48,7 +48,8 @@ def select(
 ) -> Selected:
     """Write the part of a dataset that a recipe selects, in the dataset's own format, and every row's decision.
 
-    method: a recipe's name or its words. budget: a share (15%) or a number of rows. config: other settings.
+    method: a recipe's name, its file (*.yaml) or its words. budget: a share (15%) or a number of rows. config: other
+    settings.
 
     Raises:
         InputError: the dataset or the model cannot be read.
@@ -57,9 +58,10 @@ def select(
     from lifelong.config import parse_config
     from lifelong.oneshot import select as select_rows
     from lifelong.progress import as_asked
+    from lifelong.recipes import read_recipe
 
     given = config.model_dump() if config is not None and not isinstance(config, dict) else dict(config or {})
-    given |= {"recipe": method, "seed": seed}
+    given |= {"recipe": read_recipe(method) if isinstance(method, str) else method, "seed": seed}
     given["train"] = {**given.get("train", {}), "budget": str(budget)}
     if model:
         given["model"] = {**given.get("model", {}), "path": model}
