@@ -75,7 +75,9 @@ def test_a_dataset_is_checked_and_selected_from_without_a_run(tmp_path: Path) ->
     assert (done.selected, len(json.loads(done.out.read_text()))) == (5, 5)
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("recipe: random")
-    again = lifelong.select(found["train"], tmp_path / "a.json", str(recipe), budget=5, images=found["images"])
+    again = lifelong.select(
+        found["train"], tmp_path / "a.json", str(recipe), budget=5, images=found["images"]
+    )
     assert again.out.read_bytes() == done.out.read_bytes()
     assert "adapt-inf" in {recipe["name"] for recipe in lifelong.methods()["recipes"]}
 
