@@ -7,6 +7,7 @@
     python benchmarks/study.py counts --folder DIR
     python benchmarks/study.py errors --folder DIR
     python benchmarks/study.py tables [--reference random] [--order 0]
+    python benchmarks/study.py fill docs/study.md
 
 `prepare` takes a share of each dataset for the stream (`lifelong select --method random`), writes ratings for mmSSR
 by a rule, and makes a base model that has learned a little from some of the rows that are left. `spoil` makes of that
@@ -14,8 +15,8 @@ stream one that repeats itself and errs (spoiled.py). `run` is `lifelong compare
 was stopped goes on, and what is committed is not run again. What the parts found is in results/study, a file for each
 family of settings, a line for each run. `ask` puts all questions of the eval sets to the last adapters of the runs in
 DIR, where the runs themselves asked the first hundred of each. `counts` writes how many samples of each dataset they
-trained on, `errors` which experts tell a wrong answer of the spoiled stream. `tables` prints the tables of the
-document from these files alone.
+trained on, `errors` which experts tell a wrong answer of the spoiled stream. From these files alone `tables` prints
+tables, and `fill` writes those of a document anew.
 
 A run takes one thread (OMP_NUM_THREADS=1): sums, and so the last digits, depend on the number of threads.
 """
@@ -43,7 +44,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 from benchmarks.spoiled import KEPT, KINDS, WRONG
 from benchmarks.study_base import BASES, build_base, pack, prepare, spoil_stream
 from benchmarks.study_parts import BETWEEN, PARTS, SETTINGS
-from benchmarks.study_results import ASKED, ERRORS, RESULTS, SELECTED, read_lines, tables, write_lines
+from benchmarks.study_results import ASKED, ERRORS, RESULTS, SELECTED, fill, read_lines, tables, write_lines
 from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
 
@@ -213,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told = commands.add_parser("tables")
     told.add_argument("--reference", default="random", help="the recipe that others are compared with")
     told.add_argument("--order", type=int, default=0, help="of the stream; 0: its own")
+    filled = commands.add_parser("fill")
+    filled.add_argument("page", type=Path)
     given = parser.parse_args(arguments)
     match given.command:
         case "prepare":
@@ -235,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             counts(given.folder)
         case "errors":
             errors(given.folder)
+        case "fill":
+            fill(given.page)
         case _:
             print("\n\n".join(tables(given.reference, given.order)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 
 from lifelong.compare.statistics import Estimate
 from lifelong.compare.summary import FORMULAS, Line, Summary
@@ -14,9 +15,9 @@ def table(summary: Summary, width: int = 110) -> str:
     blocks = []
     for budget in dict.fromkeys(line.budget for line in summary.lines):
         lines = [line for line in summary.lines if line.budget == budget]
-        blocks += [f"BUDGET {budget}: accuracy in %, 95 % intervals", _overall(lines, summary.against)]
+        blocks += [f"BUDGET {budget}: accuracy in %, 95 % intervals", overall(lines, summary.against)]
         blocks += [f"difference from {summary.against} by skill, points; * = interval clear of zero"]
-        blocks += [_by_skill(lines, summary)]
+        blocks += [by_skill(lines, summary)]
     if summary.missing:
         rows = [f"  {name}: {reason}" for name, reason in summary.missing.items()]
         blocks.append("\n".join([f"NOT THERE ({len(rows)} runs)", *rows]))
@@ -24,7 +25,8 @@ def table(summary: Summary, width: int = 110) -> str:
     return "\n\n".join([*blocks, "\n".join(explained)])
 
 
-def _overall(lines: list[Line], against: str) -> str:
+def overall(lines: Sequence[Line], against: str) -> str:
+    """A row for each line: accuracy, its difference from the reference, forgetting, transfer and cost."""
     heading = [
         "recipe", "runs", "accuracy", "interval", f"minus {against}", "interval", "", "gain %", "forgetting",
         "backward", "forward", "steps", "measure s", "train s",
@@ -51,7 +53,8 @@ def _overall(lines: list[Line], against: str) -> str:
     return columns([heading, *rows])
 
 
-def _by_skill(lines: list[Line], summary: Summary) -> str:
+def by_skill(lines: Sequence[Line], summary: Summary) -> str:
+    """A row for each line: its difference from the reference in each skill; of the reference, the accuracy."""
     rows = [["recipe", *summary.skills]]
     for line in lines:
         found = [line.difference_by_skill.get(skill) for skill in summary.skills]
