@@ -178,7 +178,10 @@ def test_the_page_grows_while_a_dataset_is_fed(
         assert page.inner_text("#now-phases [data-state=current]") == "train"
         page.evaluate("scrollTo(0, 0)")
         keep_picture(page, "served-under-way")
-        (copied.root / "held").unlink()
+        held = copied.root / "held"
+        while not held.exists():  # the model may still train when the page says so
+            time.sleep(0.05)
+        held.unlink()
         until(
             page, "document.getElementById('lead').innerText.startsWith('4 timesteps are finished; nothing')"
         )
