@@ -48,7 +48,7 @@ def select(
 ) -> Selected:
     """Write the part of a dataset that a recipe selects, in the dataset's own format, and every row's decision.
 
-    method: a recipe's name, its file (*.yaml) or its words. budget: a share (15%) or a number of rows. config: other
+    method: a recipe's name, its file (.yaml) or its words. budget: a share (15%) or a number of rows. config: other
     settings.
 
     Raises:
