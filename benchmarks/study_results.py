@@ -40,6 +40,7 @@ def write_lines(path: Path, found: Mapping[str, Any]) -> None:
     path.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
 
 
+@cache
 def merged(family: str, order: int) -> Results:
     """All that is on file of a family over one order of its stream, with the answers to all questions; other settings
     are named after their file."""

@@ -61,7 +61,7 @@ def select(
     from lifelong.recipes import read_recipe
 
     given = config.model_dump() if config is not None and not isinstance(config, dict) else dict(config or {})
-    given |= {"recipe": read_recipe(method) if isinstance(method, str) else method, "seed": seed}
+    given |= {"recipe": read_recipe(method), "seed": seed}
     given["train"] = {**given.get("train", {}), "budget": str(budget)}
     if model:
         given["model"] = {**given.get("model", {}), "path": model}

@@ -92,7 +92,7 @@ def located(stores: Stores, recorded: ModelConfig, given: ModelConfig) -> ModelC
     if given.path == recorded.path or last is None:
         return recorded
     folder = Path(given.path)
-    found = content_hash(folder)[0] if folder.is_dir() else _commit(given.path)
+    found = _files(stores, folder)["sha256"] if folder.is_dir() else _commit(given.path)
     phases = (record for t in range(last, -1, -1) for record in reversed(stores.ledger.phases(t)))
     # A phase that needed no model may have been run while there was none.
     known = next(filter(None, (record.environment.get("model") for record in phases)), None)
@@ -126,16 +126,21 @@ def _model(stores: Stores, path: str) -> str:
 
 
 def _folder(stores: Stores, folder: Path) -> str:
-    """Hash of a folder's files; they are read again only when a size or a time of change has changed."""
+    """Hash of a folder's files, which is kept."""
+    found = _files(stores, folder)
+    if found != stores.ledger.get_meta(MODEL_FILES, {}):
+        stores.ledger.set_meta(MODEL_FILES, found)
+    return str(found["sha256"])
+
+
+def _files(stores: Stores, folder: Path) -> dict[str, Any]:
+    """A folder's files and their hash; they are read again only when a name, a size or a time of change has changed."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listing = [
         [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files
     ]
     known: dict[str, Any] = stores.ledger.get_meta(MODEL_FILES, {})
-    if known.get("files") != listing:
-        known = {"files": listing, "sha256": content_hash(folder)[0]}
-        stores.ledger.set_meta(MODEL_FILES, known)
-    return str(known["sha256"])
+    return known if known.get("files") == listing else {"files": listing, "sha256": content_hash(folder)[0]}
 
 
 def _commit(name: str) -> str:

@@ -18,8 +18,10 @@ BASE, NAME, SENTENCE = "recipe", "name", "sentence"
 NOTES = ("paper", "summary")
 
 
-def read_recipe(text: str) -> str | dict[str, str]:
+def read_recipe(text: str | dict[str, str]) -> str | dict[str, str]:
     """What `--recipe` names: a recipe's name as it is, or the words of a recipe file, checked one by one.
+
+    text: a name, a file, or words, which are returned as they are.
 
     A file holds `recipe: NAME` of the recipe that it starts from, or none, and a word for each slot that it changes;
     or all of them as `sentence:`; and its own `name:`, `paper:` and `summary:`.
@@ -27,7 +29,7 @@ def read_recipe(text: str) -> str | dict[str, str]:
     Raises:
         UsageError: the file cannot be read, or a slot or a word is unknown; names the file and the nearest known one.
     """
-    if not text.endswith(SUFFIXES):
+    if not isinstance(text, str) or not text.endswith(SUFFIXES):
         return text
     values = _values(Path(text))
     try:

@@ -92,8 +92,7 @@ class Run(Steering):
             path = str(Path(model).absolute()) if Path(model).is_dir() else model
             resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"path": path})})
         if recipe is not None:
-            words = read_recipe(recipe) if isinstance(recipe, str) else recipe
-            resolved = resolved.model_copy(update={"recipe": words})
+            resolved = resolved.model_copy(update={"recipe": read_recipe(recipe)})
         method(resolved.recipe, resolved)
         if root.is_file() or (root.exists() and any(root.iterdir())):
             what = "a file" if root.is_file() else "not empty"

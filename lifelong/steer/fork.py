@@ -56,8 +56,7 @@ def fork(run: Run, new: Path, at: int | None = None, recipe: str | dict[str, str
         raise UsageError(f"{new} is there already; name a new folder for the fork")
     config = run.config
     if recipe is not None:
-        words = read_recipe(recipe) if isinstance(recipe, str) else recipe
-        config = config.model_copy(update={"recipe": words})
+        config = config.model_copy(update={"recipe": read_recipe(recipe)})
     method(config.recipe, config)
     new.absolute().parent.mkdir(parents=True, exist_ok=True)
     staged = new.absolute().parent / f".{new.name}.fork-{secrets.token_hex(4)}"
