@@ -376,7 +376,7 @@ def stream_samples(path: Path, samples: int) -> tuple[list[Conversation], int]:
 
 def learn_a_little(vlm: VisionLanguageModel, conversations: Sequence[Conversation]) -> None:
     """LoRA's B is zero at first, and every gradient with respect to A with it."""
-    from lifelong.train import train
+    from lifelong.training.train import train
 
     order = np.random.default_rng(SEED).permutation(len(conversations))[:32].tolist()
     train(vlm, TrainConfig(batch_size=8, learning_rate=1e-3), order, conversations.__getitem__, SEED)

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from benchmarks.planted import pool
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import Context, Feed, ModelHolder, Stores
-from lifelong.signals import MEASURED
+from lifelong.signals.pool import MEASURED
 from stores.shards import write_shard
 
 SEED = 0

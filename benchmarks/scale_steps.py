@@ -71,7 +71,7 @@ def ingest(timer: Timer, folder: Path) -> None:
     """The dataset is read, checked and taken into the pool."""
     from lifelong.loop import run_phase
     from lifelong.phases.ingest import ingest as phase
-    from lifelong.upkeep import keep_config
+    from lifelong.upkeep.between import keep_config
 
     import_all()
     size = (folder / "train.json").stat().st_size
@@ -134,7 +134,7 @@ def prune(timer: Timer, folder: Path) -> None:
 def settle(timer: Timer, folder: Path) -> None:
     """What ends a timestep: the decisions get their name, the database is copied and the copy proved."""
     from lifelong.loop import publish_decisions
-    from lifelong.upkeep import settle as work
+    from lifelong.upkeep.between import settle as work
 
     with Run.open(folder / "run").reading():
         pass
@@ -151,7 +151,7 @@ def export(timer: Timer, folder: Path) -> None:
     """The selection (15 % of the rows) as LLaVA JSON, with its pictures."""
     import shutil
 
-    from lifelong.export import export as work
+    from lifelong.export.samples import export as work
 
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
@@ -163,7 +163,7 @@ def export(timer: Timer, folder: Path) -> None:
 
 def look(timer: Timer, folder: Path) -> None:
     """Opening a run to read and to write, `status` and `why`; in this process, and as commands with their start."""
-    from lifelong.why import why
+    from lifelong.account.why import why
 
     root = folder / "run"
     run = Run.open(root)
@@ -242,7 +242,7 @@ def import_all() -> None:
     """What the phases import when they are first used is no part of their work."""
     import sklearn  # noqa: F401
 
-    import lifelong.train  # noqa: F401
+    import lifelong.training.train  # noqa: F401
 
 
 STEPS: dict[str, Callable[[Timer, Path], None]] = {

@@ -95,7 +95,7 @@ def build_base(name: str, folder: Path) -> None:
     from lifelong.demo.model import save
     from lifelong.formats import open_dataset, to_rgb
     from lifelong.models.encode import Conversation
-    from lifelong.train import train, training_order
+    from lifelong.training.train import train, training_order
 
     base = BASES[name]
     base.build(folder / f"untaught-{name}")

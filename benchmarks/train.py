@@ -40,7 +40,7 @@ from lifelong.formats.images import to_rgb
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel, load, quiet
 from lifelong.stream import read_stream
-from lifelong.train import Answers, epoch_batches, train, training_order
+from lifelong.training.train import Answers, epoch_batches, train, training_order
 
 STREAMS = Path(os.environ.get("LIFELONG_STREAMS", Path(__file__).resolve().parents[2] / "shared" / "streams"))
 BATCH = 8

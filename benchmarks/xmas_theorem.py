@@ -113,7 +113,7 @@ def measure(
     from lifelong.measure.passes import AnswerPass
     from lifelong.measure.projectors import CountSketch
     from lifelong.models.load import load
-    from lifelong.train import train, training_order
+    from lifelong.training.train import train, training_order
 
     config = parse_config({**DEFAULTS, "train": {**DEFAULTS["train"], "epochs": 1}})
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})

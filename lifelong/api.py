@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lifelong.config import RunConfig
-    from lifelong.oneshot import Selected
+    from lifelong.oneshot.select import Selected
     from lifelong.progress import Progress
 
 
@@ -56,9 +56,9 @@ def select(
         UsageError: the recipe needs a model and none is named, or a setting is wrong.
     """
     from lifelong.config import parse_config
-    from lifelong.oneshot import select as select_rows
+    from lifelong.oneshot.select import select as select_rows
     from lifelong.progress import as_asked
-    from lifelong.recipes import read_recipe
+    from lifelong.recipes.files import read_recipe
 
     given = config.model_dump() if config is not None and not isinstance(config, dict) else dict(config or {})
     given |= {"recipe": read_recipe(method), "seed": seed}
@@ -85,6 +85,6 @@ def diff(a: str, b: str) -> dict[str, Any]:
 
 def methods() -> dict[str, list[dict[str, Any]]]:
     """The recipes and the experts that are installed, with their papers, signals and passes."""
-    from lifelong.catalogue import catalogue
+    from lifelong.recipes.catalogue import catalogue
 
     return catalogue()

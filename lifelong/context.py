@@ -15,8 +15,8 @@ from lifelong import seeds
 from lifelong.callbacks import Callbacks
 from lifelong.config import RunConfig
 from lifelong.errors import InputError, RunError, require_utf8
-from lifelong.method import Method, method
 from lifelong.progress import Progress, Silent
+from lifelong.recipes.method import Method, method
 from stores.commit import Committed
 from stores.database import Database, open_database
 from stores.disk import naming_database_faults, naming_faults_under
@@ -28,11 +28,11 @@ from stores.pool import Pool
 
 if TYPE_CHECKING:
     from lifelong.engines import Engine
-    from lifelong.frozen import Lookup, Producer
     from lifelong.loader import ConversationLoader
     from lifelong.measure.plan import MeasurePlan
     from lifelong.models.load import VisionLanguageModel
-    from lifelong.signals import PoolSignals
+    from lifelong.signals.frozen import Lookup, Producer
+    from lifelong.signals.pool import PoolSignals
 
 DATABASE = "lifelong.sqlite"
 ADAPTER = "adapter"
@@ -149,7 +149,7 @@ class ModelHolder:
 
     def producer(self, kind: str) -> Producer | Lookup:
         """The frozen encoder, or rater, of the configuration."""
-        from lifelong.frozen import producer
+        from lifelong.signals.frozen import producer
 
         if kind not in self._producers:
             self._producers[kind] = producer(kind, self.config)
@@ -222,7 +222,7 @@ class Context:
 
     def signals(self) -> PoolSignals:
         """What the measure phase left, by name."""
-        from lifelong.signals import PoolSignals
+        from lifelong.signals.pool import PoolSignals
 
         return PoolSignals(self)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from lifelong.config import RunConfig, parse_config, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
-from lifelong.method import called
 from lifelong.progress import Progress, Silent
-from lifelong.space import bytes_on_disk, bytes_per_sample
+from lifelong.recipes.method import called
 from lifelong.steer.guard import pending
-from lifelong.upkeep import CONFIG, FEEDING
+from lifelong.upkeep.between import CONFIG, FEEDING
+from lifelong.upkeep.space import bytes_on_disk, bytes_per_sample
 from stores.database import open_database
 from stores.digest import run_digest
 from stores.ledger import PHASES
@@ -23,9 +23,9 @@ from stores.ledger import PHASES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lifelong.card import What
-    from lifelong.curves import Curves
-    from lifelong.repair import Repaired
+    from lifelong.account.curves import Curves
+    from lifelong.export.card import What
+    from lifelong.upkeep.repair import Repaired
     from stores.fsck import Problem
 
 
@@ -46,10 +46,10 @@ class Handle:
         bytes_per_sample.
 
         seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
-        before included. bytes_per_sample: of each timestep, see lifelong/space.py. forecast: the seconds that were
-        foretold, None for a first timestep; forecast_error: how far off the timesteps were, a share. guard: the last
-        verdict, None where there is no guard. retired: each retirement, with the timesteps that trained on what it
-        took. origin: the run and timestep that this was forked from, or None.
+        before included. bytes_per_sample: of each timestep, see lifelong/upkeep/space.py. forecast: the seconds that
+        were foretold, None for a first timestep; forecast_error: how far off the timesteps were, a share. guard: the
+        last verdict, None where there is no guard. retired: each retirement, with the timesteps that trained on what
+        it took. origin: the run and timestep that this was forked from, or None.
         """
         from lifelong.steer.forecast import beside
         from lifelong.steer.guard import told_of
@@ -100,7 +100,7 @@ class Handle:
         Raises:
             InputError: the timestep is not finished.
         """
-        from lifelong.routes import routes
+        from lifelong.account.routes import routes
 
         with self.reading() as stores:
             return routes(stores, timestep)
@@ -113,7 +113,7 @@ class Handle:
         Raises:
             InputError: nothing on record has that name.
         """
-        from lifelong.why import why
+        from lifelong.account.why import why
 
         with self.reading() as stores:
             return why(stores, sample)
@@ -149,13 +149,13 @@ class Handle:
     ) -> int:
         """Write a timestep's selection, or with None the live pool, for another trainer; returns the samples written.
 
-        format: one of `lifelong.export.FORMATS`. card: write a dataset card, README.md, in the folder of `out`, or in
-        `out` where that is a folder.
+        format: one of `lifelong.export.samples.FORMATS`. card: write a dataset card, README.md, in the folder of
+        `out`, or in `out` where that is a folder.
 
         Raises:
             InputError: there is nothing to export, its images are gone since `gc`, or the format is unknown.
         """
-        from lifelong.export import export
+        from lifelong.export.samples import export
 
         with self.reading() as stores:
             count = export(stores, Path(out), format, timestep)
@@ -170,7 +170,7 @@ class Handle:
         what: `model`, of the adapter after `timestep` (default: the last one); `data`, of the selection of `timestep`,
         or with None of the live pool.
         """
-        from lifelong.card import card
+        from lifelong.export.card import card
 
         with self.reading() as stores:
             return card(stores, self.skill_matrix(), self.config, what, timestep, self.root.resolve().name)
@@ -183,7 +183,7 @@ class Handle:
         Raises:
             InputError: there is no such adapter, `out` exists, or the base model cannot be loaded.
         """
-        from lifelong.merge import merge
+        from lifelong.export.merge import merge
 
         with self.reading() as stores:
             return merge(stores, self.config.model, Path(out), timestep)
@@ -191,12 +191,12 @@ class Handle:
     def push(
         self, repo: str, what: What = "model", *, timestep: int | None = None, private: bool = False
     ) -> str:
-        """Upload an adapter, or a selection, with its card to the Hub; returns its address. See `lifelong.hub.push`.
+        """Upload an adapter, or a selection, with its card to the Hub; returns its address (`export.hub.push`).
 
         Raises:
             InputError: there is nothing to push, or the hub refuses it.
         """
-        from lifelong.hub import push
+        from lifelong.export.hub import push
 
         return push(self, repo, what, timestep=timestep, private=private)
 
@@ -207,7 +207,7 @@ class Handle:
 
     def fsck(self) -> list[Problem]:
         """Check every value and file against what was committed; every problem found."""
-        from lifelong.fsck import examine
+        from lifelong.upkeep.fsck import examine
 
         with as_run_errors(self.root):
             return examine(self.root)
@@ -218,7 +218,7 @@ class Handle:
         Raises:
             RunError: another process is writing.
         """
-        from lifelong.repair import repair
+        from lifelong.upkeep.repair import repair
 
         with as_run_errors(self.root):
             return repair(self.root, self.progress)
@@ -269,7 +269,7 @@ class Handle:
 
 def curves_of(stores: Stores) -> Curves:
     """The skill matrix of an opened run."""
-    from lifelong.curves import Curves, Evaluation
+    from lifelong.account.curves import Curves, Evaluation
 
     rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
     introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}

@@ -22,10 +22,10 @@ from lifelong.phases.route import route
 from lifelong.phases.select import select
 from lifelong.phases.start import start
 from lifelong.phases.train import train
-from lifelong.room import require_room
 from lifelong.steer.forecast import keep_forecast
 from lifelong.steer.guard import watch_over
-from lifelong.upkeep import keep_config, settle
+from lifelong.upkeep.between import keep_config, settle
+from lifelong.upkeep.room import require_room
 from stores.clock import KEEPING
 from stores.commit import publish
 from stores.database import transaction

@@ -14,16 +14,16 @@ from lifelong.config import ModelConfig, RunConfig, parse_config
 from lifelong.context import DATABASE, Context, Feed, ModelHolder, Stores, as_run_errors
 from lifelong.environment import check_drift, located
 from lifelong.errors import InputError, RunError, TrainingError, UsageError, require_utf8
-from lifelong.mend import elsewhere, mended, moved
-from lifelong.method import method
 from lifelong.progress import Noting, Progress, as_asked
-from lifelong.recipes import read_recipe
-from lifelong.signals import MEASURED
+from lifelong.recipes.files import read_recipe
+from lifelong.recipes.method import method
+from lifelong.signals.pool import MEASURED
 from lifelong.steer.guard import error_of, stopped
 from lifelong.steer.verbs import Steering
 from lifelong.stream import Stream, read_stream
 from lifelong.trackers import bring_in_line, require
-from lifelong.upkeep import CONFIG, FEEDING, Freed, collect_garbage, removable, settle, write_config
+from lifelong.training.mend import elsewhere, mended, moved
+from lifelong.upkeep.between import CONFIG, FEEDING, Freed, collect_garbage, removable, settle, write_config
 from stores.commit import make_folder, sweep
 from stores.database import open_database, transaction
 from stores.fsck import FOLDERS

@@ -72,8 +72,8 @@ def select(
 ) -> None:
     """Select a part of one dataset, without training; every row's decision goes to OUT.decisions.parquet."""
     from lifelong.config import SELECTOR, parse_settings
-    from lifelong.oneshot import select as select_rows
-    from lifelong.recipes import read_recipe
+    from lifelong.oneshot.select import select as select_rows
+    from lifelong.recipes.files import read_recipe
 
     given: dict[str, Any] = {"seed": seed, "recipe": read_recipe(method), "train": {"budget": budget}}
     given |= {"model": {"path": model}} if model else {}
@@ -116,8 +116,8 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """The recipes and the experts that are installed."""
-    from lifelong.catalogue import catalogue, describe_recipe, table
     from lifelong.config import parse_settings
+    from lifelong.recipes.catalogue import catalogue, describe_recipe, table
 
     if recipe is not None:
         found = describe_recipe(recipe, parse_settings(settings or []))

@@ -52,8 +52,8 @@ def routes(
     as_json: AsJson = False,
 ) -> None:
     """The routing table: which cluster, of which skills, went to which expert, with the entropies."""
-    from lifelong.routes import routes as find
-    from lifelong.routes import table
+    from lifelong.account.routes import routes as find
+    from lifelong.account.routes import table
 
     with open_run(run).reading() as stores:
         found = find(stores, timestep)
@@ -71,8 +71,8 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Why a sample was kept, used, dropped or refused."""
-    from lifelong.why import tell, why_selected
-    from lifelong.why import why as find
+    from lifelong.account.why import tell, why_selected
+    from lifelong.account.why import why as find
 
     if run.is_file():
         found = why_selected(run, sample)

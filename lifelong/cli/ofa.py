@@ -40,7 +40,7 @@ def fit(
 ) -> None:
     """Fit a selector to a dataset and write it to a folder, for `lifelong select --method ofa --selector`."""
     from lifelong.config import parse_settings
-    from lifelong.ofa import fit as fit_selector
+    from lifelong.oneshot.ofa import fit as fit_selector
 
     config = parse_settings(settings or [], {"seed": seed, "encoder": {"kind": encoder.value}})
     with progress_for(quiet) as progress:

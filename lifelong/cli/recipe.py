@@ -23,6 +23,6 @@ def show(
     ],
 ) -> None:
     """A recipe's sentence and every default, as a file that `--recipe` reads."""
-    from lifelong.recipes import show_recipe
+    from lifelong.recipes.files import show_recipe
 
     print_text(show_recipe(recipe))

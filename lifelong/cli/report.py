@@ -13,7 +13,7 @@ from lifelong.cli.options import RunFolder, say
 from lifelong.errors import UsageError
 
 if TYPE_CHECKING:
-    from lifelong.curves import Curves
+    from lifelong.account.curves import Curves
 
 Also = Annotated[
     list[Path] | None,
@@ -50,7 +50,7 @@ def plot(figure: Figure, runs: Sequence[Path], reference: Path | None, out: Path
     Raises:
         UsageError: the file's suffix, the packages or the runs do not allow it.
     """
-    from lifelong.plots import plot_average, plot_curves, plot_gain
+    from lifelong.account.plots import plot_average, plot_curves, plot_gain
 
     if (figure is Figure.gain) != (reference is not None):
         raise UsageError(

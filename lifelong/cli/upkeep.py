@@ -20,13 +20,13 @@ def fsck(
 ) -> None:
     """Check every value and file of a run against what was committed. Exit code 3 if something is damaged."""
     from lifelong.errors import RunError
-    from lifelong.fsck import examine
+    from lifelong.upkeep.fsck import examine
     from stores.errors import StoreError
 
     _require_run(run)
     try:
         if repair:
-            from lifelong.repair import repair as mend
+            from lifelong.upkeep.repair import repair as mend
 
             with progress_for(quiet) as progress:
                 for each in mend(run, progress):

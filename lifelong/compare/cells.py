@@ -14,9 +14,9 @@ from lifelong import seeds
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import DATABASE
 from lifelong.errors import LifelongError, UsageError
-from lifelong.method import method
 from lifelong.progress import Progress
-from lifelong.recipes import read_recipe
+from lifelong.recipes.files import read_recipe
+from lifelong.recipes.method import method
 from lifelong.run import Run
 from lifelong.stream import Stream, read_stream
 from policies.allocators import All

@@ -15,8 +15,8 @@ from lifelong.compare.cells import Cell, Plan, run_cells
 from lifelong.compare.results import Results, read_result, read_results
 from lifelong.context import DATABASE
 from lifelong.errors import InputError, UsageError
-from lifelong.method import method, resolve
 from lifelong.progress import Progress
+from lifelong.recipes.method import method, resolve
 from lifelong.run import Run
 from lifelong.stream import read_stream
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.account.curves import Curves
 from lifelong.compare.cells import Cell, Plan
 from lifelong.context import Stores
-from lifelong.curves import Curves
 from lifelong.errors import InputError
 from lifelong.run import Run
 
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def forgetting(self) -> float:
-        """Mean over skills of what was lost since the best of earlier timesteps; see `lifelong.curves.FORMULAS`."""
+        """Mean over skills of what was lost since the best of earlier timesteps (`FORMULAS` of the curves)."""
         return float(np.nanmean(self.curves.forgetting))
 
     @property

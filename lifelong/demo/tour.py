@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from lifelong.account.curves import Curves
 from lifelong.config import RunConfig, parse_config
-from lifelong.curves import Curves
 from lifelong.demo.data import Size, prepare
 from lifelong.demo.model import DEFAULTS, build
 from lifelong.errors import InputError
@@ -82,7 +82,7 @@ def _sources(stream: Path) -> str:
 
 
 def _tables(found: dict[str, Curves]) -> list[str]:
-    from lifelong.plots import sparkline_table
+    from lifelong.account.plots import sparkline_table
 
     tables = [f"\n{recipe.upper()}\n{curves.table(explain=False)}" for recipe, curves in found.items()]
     return [*tables, sparkline_table(found)]
@@ -129,7 +129,7 @@ def _report(folder: Path, found: dict[str, Curves], page: Path) -> str:
 
 def _plot(found: dict[str, Curves], figure: Path) -> None:
     try:
-        from lifelong.plots import plot_curves
+        from lifelong.account.plots import plot_curves
 
         plot_curves(found, figure)
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
 """Frozen image-text encoders: where a sample lies in a space that images and texts share.
 
-An encoder sees a sample once in its life; its features are kept by content (`lifelong.frozen`).
+An encoder sees a sample once in its life; its features are kept by content (`lifelong.signals.frozen`).
 """
 
 from __future__ import annotations

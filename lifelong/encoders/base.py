@@ -25,7 +25,7 @@ REMEMBERED = 20_000
 
 
 class ImageTextEncoder(ABC):
-    """Embeds images and texts in one space of `dimension` numbers; a `lifelong.frozen.Producer`."""
+    """Embeds images and texts in one space of `dimension` numbers; a `lifelong.signals.frozen.Producer`."""
 
     signals: ClassVar[tuple[str, ...]] = ("image_feature", "text_feature")
 

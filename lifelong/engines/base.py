@@ -120,7 +120,7 @@ class Engine(Protocol):
     def train(self, training: Training, desk: Desk) -> Done:
         """Have a training done, alone or by several workers that share each batch.
 
-        Raises: TrainingError, KeyboardInterrupt as `lifelong.train.train` does; RunError as `map`.
+        Raises: TrainingError, KeyboardInterrupt as `lifelong.training.train.train` does; RunError as `map`.
         """
         ...
 

@@ -22,7 +22,7 @@ from lifelong.engines.launch import Launch
 from lifelong.engines.training import Silence, run_training
 from lifelong.errors import EXIT_DONE, EXIT_RUN, RunError, TrainingError
 from lifelong.loader import CarriedLoader
-from lifelong.peers import Group
+from lifelong.training.peers import Group
 
 if TYPE_CHECKING:
     from lifelong.engines.training import Desk, Done, Training

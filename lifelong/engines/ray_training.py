@@ -233,7 +233,7 @@ def _work(loop_config: dict[str, Any]) -> None:
 
     from lifelong.engines.training import Silence, run_training
     from lifelong.loader import CarriedLoader
-    from lifelong.peers import Group
+    from lifelong.training.peers import Group
 
     given = ray.get(loop_config["given"])
     torch.set_num_threads(given["threads"])

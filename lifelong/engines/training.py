@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifelong.checkpoints import OF
 from lifelong.config import TrainConfig
 from lifelong.engines.base import Worker
 from lifelong.models.encode import Conversation
-from lifelong.peers import ALONE, Peers
 from lifelong.trackers.guard import Telling
-from lifelong.train import Save, Trained, train
+from lifelong.training.checkpoints import OF
+from lifelong.training.peers import ALONE, Peers
+from lifelong.training.train import Save, Trained, train
 from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint
 from stores.commit import Committed, commit_tree
 

@@ -11,12 +11,12 @@ import numpy as np
 from lifelong.engines.base import Worker
 from lifelong.errors import InputError
 from lifelong.evaluate.skills import Answer, Item, evaluate, metric_named, refusal
-from lifelong.frozen import features_of
 from lifelong.loader import CarriedLoader
 from lifelong.measure.passes import AlignmentPass, Pass
 from lifelong.measure.plan import MeasurePlan
 from lifelong.measure.pool import REFUSED, Measured, measure
 from lifelong.models.encode import Conversation
+from lifelong.signals.frozen import features_of
 from stores.commit import Committed
 from stores.media import Media, MediaRow
 from stores.shards import write_shard

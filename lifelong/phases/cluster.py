@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from lifelong.context import Context, Outcome
-from lifelong.fitted import fitted_state
-from lifelong.signals import PoolSignals
+from lifelong.signals.fitted import fitted_state
+from lifelong.signals.pool import PoolSignals
 from policies.arrays import blocks, members
 from policies.clusterers import BySource, Clusters, OfSelector
 from policies.coincide import density, transferability

@@ -9,7 +9,7 @@ from pathlib import Path
 from lifelong.config import read_config
 from lifelong.context import Context
 from lifelong.evaluate.lmms import Score, evaluate, require, task_of
-from lifelong.merge import write_merged
+from lifelong.export.merge import write_merged
 from stores.evals import Skill
 
 FOLDER = "external"

@@ -8,11 +8,11 @@ import numpy as np
 
 from lifelong.context import TRAJECTORY, Context, Outcome
 from lifelong.engines.work import FeatureBlock, MeasureBlock, ShardPlace, TrajectoryBlock, places_of
-from lifelong.frozen import BLOCK
 from lifelong.measure.pool import faults_in
-from lifelong.refresh import commit_origins, due
-from lifelong.signals import MEASURED, trajectory_kind
-from lifelong.validation import validation_vectors
+from lifelong.signals.frozen import BLOCK
+from lifelong.signals.pool import MEASURED, trajectory_kind
+from lifelong.signals.refresh import commit_origins, due
+from lifelong.signals.validation import validation_vectors
 from stores.commit import Committed
 from stores.features import open_features
 from stores.shards import Shard, read_array

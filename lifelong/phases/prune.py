@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lifelong.account.decisions import Decisions, write_decisions
 from lifelong.context import Context, Outcome
-from lifelong.decisions import Decisions, write_decisions
 from policies.pruners import Pruned
 
 

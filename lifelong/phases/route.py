@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from lifelong.context import Context, Outcome
-from lifelong.fitted import fitted_state
-from lifelong.method import Method
+from lifelong.recipes.method import Method
+from lifelong.signals.fitted import fitted_state
 from policies.arrays import members
 from policies.scorers.base import FittedScorer
 from stores.commit import Committed

@@ -9,9 +9,9 @@ import numpy as np
 from lifelong.config import budget_of
 from lifelong.context import Context, Outcome
 from lifelong.lengths import sample_lengths
+from lifelong.signals.unjudged import kept_apart
 from lifelong.steer.retry import groups_of
-from lifelong.train import training_order
-from lifelong.unjudged import kept_apart
+from lifelong.training.train import training_order
 from policies.allocators import ClusterFacts, proportional
 from policies.arrays import members
 from policies.candidates import Group

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.average import averaged
-from lifelong.checkpoints import TrainingStates
 from lifelong.context import ADAPTER, TRAJECTORY, Context, Outcome
 from lifelong.engines.training import Training
 from lifelong.engines.work import places_of
 from lifelong.errors import TrainingError
-from lifelong.held_out import best_weight
 from lifelong.models.encode import Conversation
 from lifelong.trackers import training as tracked
+from lifelong.training.average import averaged
+from lifelong.training.checkpoints import TrainingStates
+from lifelong.training.held_out import best_weight
 from stores.checkpoints import CHECKPOINTS_FOLDER, commit_checkpoint, path_of
 from stores.commit import Committed, sweep
 from stores.media import MediaRow

@@ -35,7 +35,7 @@ from lifelong.raters.rater import DESCRIPTION, Description, questions_digest, re
 from lifelong.raters.ratings import Rating, Ratings, read_ratings
 from lifelong.raters.reading import Reader
 from lifelong.samples import Sample
-from lifelong.train import train, training_order
+from lifelong.training.train import train, training_order
 from stores.commit import fsync_folder
 
 UNKNOWN = -1

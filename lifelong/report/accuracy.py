@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.curves import Curves, percent
+from lifelong.account.curves import Curves, percent
 
 Cell = dict[str, Any]
 

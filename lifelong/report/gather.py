@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from lifelong.account.routes import routes
 from lifelong.context import Stores
 from lifelong.report.absent import Absent
 from lifelong.report.decided import Decided, decided, finished
@@ -15,7 +16,6 @@ from lifelong.report.pictures import Links, Pictures, text_of
 from lifelong.report.scores import Distribution, distributions
 from lifelong.report.settings import costs, in_all, settings
 from lifelong.report.standing import KINDS_OF_REFUSAL, intakes, refusals, standing
-from lifelong.routes import routes
 from lifelong.steer.history import foretold, history
 
 POINTS = 12_000

@@ -8,7 +8,7 @@ from typing import Any
 
 from lifelong.context import Stores
 from lifelong.report.decided import finished
-from lifelong.upkeep import CONFIG, FEEDING
+from lifelong.upkeep.between import CONFIG, FEEDING
 from stores.ledger import PHASES
 from stores.lock import Writer, writer
 

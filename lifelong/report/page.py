@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.curves import FORMULAS, Curves
+from lifelong.account.curves import FORMULAS, Curves
 from lifelong.errors import InputError
 from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
 from lifelong.report.gather import Kind, Whole, gather

@@ -9,8 +9,8 @@ from typing import Any
 from lifelong.config import RunConfig, commented_yaml, read_config
 from lifelong.context import Stores
 from lifelong.errors import LifelongError
-from lifelong.method import method
-from lifelong.upkeep import CONFIG, config_of
+from lifelong.recipes.method import method
+from lifelong.upkeep.between import CONFIG, config_of
 from stores.ledger import PHASES
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from lifelong.config import RunConfig
 from lifelong.context import Stores
-from lifelong.method import method
+from lifelong.recipes.method import method
 from lifelong.report.absent import AbsentError, telling
-from lifelong.signals import ALIGNMENT, MEASURED, Origins, complete, origins_of, reader_of
+from lifelong.signals.pool import ALIGNMENT, MEASURED, Origins, complete, origins_of, reader_of
 from policies.arrays import unit_rows
 from stores.database import open_database
 from stores.features import INDEX, MIGRATIONS, Features

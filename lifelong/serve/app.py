@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lifelong.account.why import why
 from lifelong.errors import InputError, LifelongError, RunError
 from lifelong.report.now import now
 from lifelong.report.page import render, scripts
 from lifelong.report.pictures import thumbnail
 from lifelong.serve.kind import Served
 from lifelong.serve.samples import sample_of, search
-from lifelong.why import why
 from stores.errors import StoreError
 
 if TYPE_CHECKING:

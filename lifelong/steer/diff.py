@@ -12,7 +12,7 @@ from lifelong.config import RunConfig
 from lifelong.context import Stores
 from lifelong.errors import UsageError
 from lifelong.steer.answers import AnswerBook, comparison
-from lifelong.upkeep import config_of
+from lifelong.upkeep.between import config_of
 from policies.guards import two_sided
 
 LISTED = 20
@@ -128,7 +128,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _recipe(a: Side, b: Side) -> dict[str, list[str]]:
     """Slots whose words differ."""
-    from lifelong.method import resolve
+    from lifelong.recipes.method import resolve
 
     words = [resolve(side.config.recipe).to_dict() if side.config else {} for side in (a, b)]
     slots = words[0] or words[1]

@@ -16,8 +16,8 @@ import numpy as np
 
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import Stores
-from lifelong.method import method
-from lifelong.signals import MEASURED
+from lifelong.recipes.method import method
+from lifelong.signals.pool import MEASURED
 from lifelong.steer.rollback import cells_of
 from stores.ledger import PHASES
 
@@ -193,7 +193,7 @@ class _Work:
         return {skill: min(count, limit) if limit else count for skill, count in counts}
 
     def _config(self, timestep: int) -> RunConfig:
-        from lifelong.upkeep import config_of
+        from lifelong.upkeep.between import config_of
 
         return config_of(self._stores, timestep) or RunConfig()
 

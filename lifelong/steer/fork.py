@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from lifelong.config import RunConfig, commented_yaml, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.errors import RunError, UsageError
-from lifelong.method import method
-from lifelong.recipes import read_recipe
+from lifelong.recipes.files import read_recipe
+from lifelong.recipes.method import method
 from lifelong.steer.rollback import left_after, require_timestep
-from lifelong.upkeep import CONFIG, FEEDING
+from lifelong.upkeep.between import CONFIG, FEEDING
 from stores.commit import commit_bytes, fsync_folder, publish
 from stores.database import open_database, transaction
 from stores.disk import naming_faults
@@ -82,7 +82,7 @@ def fork(run: Run, new: Path, at: int | None = None, recipe: str | dict[str, str
 def _back_up(new: Path) -> None:
     """What any opening for writing does: the proved copy of the database."""
     from lifelong.run import Run
-    from lifelong.upkeep import copy_and_sweep
+    from lifelong.upkeep.between import copy_and_sweep
 
     with Run(new).writing() as stores:
         copy_and_sweep(stores)

@@ -90,8 +90,8 @@ def _held_features(
     stores: Stores, config: RunConfig, made: object, ordinals: list[int], ids: list[str]
 ) -> np.ndarray:
     """Features of the pool's samples: those that are kept, and of the others new ones, which are not kept."""
-    from lifelong.frozen import features_of
-    from lifelong.fsck import features_folder, open_index
+    from lifelong.signals.frozen import features_of
+    from lifelong.upkeep.fsck import features_folder, open_index
     from stores.features import INDEX
 
     folder = features_folder(stores)

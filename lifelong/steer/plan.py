@@ -14,8 +14,8 @@ from lifelong.config import RunConfig, budget_of
 from lifelong.context import Feed, Stores
 from lifelong.formats import open_dataset
 from lifelong.formats.images import to_rgb
-from lifelong.method import method
 from lifelong.models.encode import Conversation
+from lifelong.recipes.method import method
 from lifelong.samples import Row, Sample
 from lifelong.steer.forecast import Arriving, errors, forecast
 from lifelong.steer.likeness import NEW, likeness

@@ -11,7 +11,7 @@ import numpy as np
 
 from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import InputError, RunError, UsageError
-from lifelong.upkeep import FEEDING, copy_and_sweep
+from lifelong.upkeep.between import FEEDING, copy_and_sweep
 from stores.commit import commit_file
 from stores.database import connect, transaction
 from stores.expunge import blank_shards, cut_media, forget_features, scrub, tombstone
@@ -250,7 +250,7 @@ def _cut_answers(stores: Stores, sample_ids: set[str]) -> None:
 
 
 def _features_folder(stores: Stores) -> Path:
-    from lifelong.fsck import features_folder
+    from lifelong.upkeep.fsck import features_folder
 
     return features_folder(stores)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lifelong.context import ADAPTER, Stores
 from lifelong.errors import UsageError
-from lifelong.upkeep import FEEDING, SETTLED, copy_and_sweep, settle
+from lifelong.upkeep.between import FEEDING, SETTLED, copy_and_sweep, settle
 from stores.commit import fsync_folder, publish
 from stores.database import transaction
 from stores.digest import DECISIONS
@@ -167,8 +167,8 @@ def _unlink(path: Path) -> None:
 
 
 def _kept_trajectory(stores: Stores, timestep: int) -> bool:
-    from lifelong.method import method
-    from lifelong.upkeep import config_of
+    from lifelong.recipes.method import method
+    from lifelong.upkeep.between import config_of
 
     config = config_of(stores, timestep)
     return (

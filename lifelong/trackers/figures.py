@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lifelong.curves import Curves, Evaluation, backward_transfer, forgetting
+from lifelong.account.curves import Curves, Evaluation, backward_transfer, forgetting
 
 if TYPE_CHECKING:
     from lifelong.context import Stores

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lifelong import Run
+from lifelong.account.why import why
 from lifelong.report import write_report
-from lifelong.why import why
 from tests.runs.child import Children
 from tests.runs.serving import Server, serving
 from tests.runs.small import decisions, small_entry

@@ -109,7 +109,7 @@ def test_a_disk_that_is_nearly_full_shows_before_the_phase(
 
 def test_the_estimate_is_of_the_size_of_what_is_written(scenario: Scenario, tmp_path: Path) -> None:
     """What a phase writes of its own kind is what was asked for, within a factor of two."""
-    from lifelong import room
+    from lifelong.upkeep import room
 
     run = scenario.copy(2, tmp_path / "run")
     asked: dict[str, int] = {}

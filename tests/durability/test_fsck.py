@@ -14,7 +14,7 @@ import pytest
 from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.config import read_config
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from stores import seals
 from stores.backup import back_up
 from stores.database import open_database, transaction

@@ -10,7 +10,7 @@ import pytest
 
 from lifelong import Run
 from lifelong.cli import invoke
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from tests.durability.test_fsck import classes, flip, rows
 from tests.runs.small import settings, write_stream
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lifelong import Run
 from lifelong.cli import invoke
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from stores.commit import sweep
 from stores.database import open_database, transaction
 from stores.errors import DamagedError

@@ -9,9 +9,9 @@ import pytest
 
 from lifelong import Run, loop
 from lifelong.cli import invoke
-from lifelong.past import models_of, past
 from lifelong.phases.start import start
 from lifelong.progress import Silent
+from lifelong.upkeep.past import models_of, past
 from stores.ledger import PHASES, Ledger
 from tests.runs.small import RECIPE, database, settings, write_stream
 

@@ -22,8 +22,8 @@ from lifelong.measure.passes import AnswerPass
 from lifelong.measure.pool import measure
 from lifelong.measure.projectors import CountSketch
 from lifelong.models.load import VisionLanguageModel
-from lifelong.train import Trained, train
-from lifelong.trainer import MAX_SKIPPED
+from lifelong.training.train import Trained, train
+from lifelong.training.trainer import MAX_SKIPPED
 from tests.conftest import Loader, chat, mixed
 from tests.lifelong.test_measure_pool import ALL, assert_equal, stored  # noqa: F401
 from tests.lifelong.test_train import adapter, distance, same

@@ -15,7 +15,7 @@ import pytest
 
 from lifelong import Run
 from lifelong.cli import invoke
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from stores import database
 from stores.database import open_database, schema_number
 from stores.errors import StoreError

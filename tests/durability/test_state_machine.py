@@ -39,10 +39,10 @@ from lifelong import Run, loop
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import Context, ModelHolder, Outcome
 from lifelong.errors import InputError, RunError
-from lifelong.export import export
+from lifelong.export.samples import export
 from lifelong.formats import open_dataset
 from lifelong.loader import CarriedLoader
-from lifelong.oneshot import select
+from lifelong.oneshot.select import select
 from lifelong.samples import content_id
 from policies import registry
 from stores.fsck import check_files

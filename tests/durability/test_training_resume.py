@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from lifelong import Run
-from lifelong.checkpoints import TRAINING
 from lifelong.cli import invoke
 from lifelong.config import TrainConfig
 from lifelong.context import TRAJECTORY
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel
 from lifelong.phases.train import loading
-from lifelong.train import Trained, train, training_order
+from lifelong.training.checkpoints import TRAINING
+from lifelong.training.train import Trained, train, training_order
 from stores.commit import content_hash
 from stores.fsck import check_files
 from tests.conftest import IMAGE, Loader, chat
@@ -162,7 +162,7 @@ def test_without_generators_or_optimiser_it_is_another_training(
     differs: str,
 ) -> None:
     """The control: what is left out of the resumption is missed at every step."""
-    monkeypatch.setattr(f"lifelong.trainer.{left_out}", lambda *arguments: None)
+    monkeypatch.setattr(f"lifelong.training.trainer.{left_out}", lambda *arguments: None)
     name = f"{differs}.safetensors"
     for step in (1, 7, 10):
         other_generators()

@@ -17,8 +17,8 @@ from lifelong.engines.exchange import FETCHED, UrlExchange, UrlFiles
 from lifelong.engines.launch import Launch, find_launch, forget_launch
 from lifelong.engines.work import Written
 from lifelong.errors import UsageError
-from lifelong.mend import elsewhere
-from lifelong.peers import part_of
+from lifelong.training.mend import elsewhere
+from lifelong.training.peers import part_of
 from stores.commit import commit_tree
 from stores.errors import DamagedError
 from stores.shards import read_shard, write_shard

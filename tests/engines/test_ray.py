@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lifelong import Run
-from lifelong.checkpoints import TRAINING
 from lifelong.engines.exchange import UrlExchange
 from lifelong.progress import Silent
+from lifelong.training.checkpoints import TRAINING
 from stores.fsck import check_files
 from tests.engines.conftest import (
     ENVIRONMENT,

@@ -22,7 +22,7 @@ from lifelong.evaluate.skills import Item, evaluate
 from lifelong.measure.passes import AnswerPass
 from lifelong.measure.projectors import CountSketch, Trak
 from lifelong.models.load import VisionLanguageModel, load
-from lifelong.train import train
+from lifelong.training.train import train
 from tests.conftest import FAMILIES, mixed
 from tests.runs.small import RECIPE, settings, write_stream
 from tests.tiny_models import build

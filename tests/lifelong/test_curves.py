@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lifelong import curves as c
-from lifelong.curves import FORMULAS, Curves, Evaluation
-from lifelong.plots import plot_curves, sparkline_table
+from lifelong.account import curves as c
+from lifelong.account.curves import FORMULAS, Curves, Evaluation
+from lifelong.account.plots import plot_curves, sparkline_table
 
 NAN = np.nan
 # Timestep 1 brings skill a, 2 brings b, nothing has brought z; a was not evaluated after timestep 2.

@@ -16,7 +16,7 @@ from lifelong.measure.passes import AlonePass, AnswerPass, answer_nll
 from lifelong.measure.projectors import CountSketch
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel, load
-from lifelong.train import answer_loss
+from lifelong.training.train import answer_loss
 from tests.conftest import IMAGE, assert_close, chat, disturb, one_at_a_time
 from tests.tiny_models import build
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from lifelong.config import ModelConfig
-from lifelong.merge import write_merged
+from lifelong.export.merge import write_merged
 from lifelong.models.load import VisionLanguageModel
 from lifelong.models.processors import load_processor
 from tests.conftest import IMAGE, assert_close, chat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifelong.errors import UsageError
-from lifelong.method import method, resolve
+from lifelong.recipes.method import method, resolve
 from policies import registry
 from policies.grammar import SLOTS, Recipe
 from policies.samplers import CCS, Top

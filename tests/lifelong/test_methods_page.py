@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifelong.method import method
+from lifelong.recipes.method import method
 from policies import registry
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"

@@ -8,8 +8,8 @@ import pytest
 
 from lifelong.cli import invoke
 from lifelong.config import read_config
-from lifelong.method import method, resolve
-from lifelong.recipes import read_recipe
+from lifelong.recipes.files import read_recipe
+from lifelong.recipes.method import method, resolve
 from policies import registry
 from policies.grammar import SLOTS
 

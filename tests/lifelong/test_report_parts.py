@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lifelong.curves import Curves, Evaluation
-from lifelong.plots import plot_average, plot_gain, relative_gains
+from lifelong.account.curves import Curves, Evaluation
+from lifelong.account.plots import plot_average, plot_gain, relative_gains
 from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
 from lifelong.report.decided import Decided
 from lifelong.report.page import ASSETS, _as_script

@@ -18,7 +18,7 @@ from lifelong.config import TrainConfig
 from lifelong.measure.passes import answer_nll
 from lifelong.models.encode import Conversation
 from lifelong.models.load import VisionLanguageModel
-from lifelong.train import BUCKET_BATCHES, Trained, answer_loss, epoch_batches, train, training_order
+from lifelong.training.train import BUCKET_BATCHES, Trained, answer_loss, epoch_batches, train, training_order
 from tests.conftest import IMAGE, Loader, assert_close, chat, mixed
 
 Weights = dict[str, torch.Tensor]

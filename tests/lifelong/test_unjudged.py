@@ -8,9 +8,9 @@ import pytest
 from lifelong.config import parse_config
 from lifelong.errors import UsageError
 from lifelong.measure.pool import Measured
-from lifelong.method import Method, method
 from lifelong.phases.route import _with_stand_ins
 from lifelong.phases.select import _parts
+from lifelong.recipes.method import Method, method
 
 NAN = np.nan
 

@@ -19,10 +19,10 @@ from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.config import RunConfig
 from lifelong.errors import UsageError
-from lifelong.method import method
 from lifelong.raters import rater_of
 from lifelong.raters.rater import Rater
 from lifelong.raters.tune import write_rater
+from lifelong.recipes.method import method
 from policies.scorers.mmssr import CAPABILITIES, STYLES
 from tests.conftest import Loader, disturb
 from tests.raters.rule import Known, known, write_mixed, write_ratings

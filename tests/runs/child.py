@@ -24,7 +24,7 @@ from typing import Any
 IMPORTED = (
     "lifelong.models.load",
     "lifelong.run",
-    "lifelong.train",
+    "lifelong.training.train",
     "peft",
     "pyarrow.parquet",
     "rouge_score.rouge_scorer",

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lifelong import Run
-from lifelong.average import averaged
+from lifelong.training.average import averaged
 from tests.runs.small import write_stream
 
 WEIGHTS = "adapter_model.safetensors"

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lifelong import Run
+from lifelong.account.why import tell, why
 from lifelong.cli import invoke
 from lifelong.errors import InputError, UsageError
-from lifelong.method import method as build
-from lifelong.why import tell, why
+from lifelong.recipes.method import method as build
 from policies import registry
 from tests.runs.child import Children
 from tests.runs.small import decisions, entry, feed_entry, rows_of, small_entry, write_rows

@@ -19,7 +19,7 @@ from lifelong import Run
 from lifelong.cli import app, invoke, main
 from lifelong.cli.options import print_json
 from lifelong.config import RunConfig, read_config
-from lifelong.export import FORMATS
+from lifelong.export.samples import FORMATS
 from lifelong.formats import open_dataset
 from tests.runs.small import NAMES, decisions, decisions_path, entry
 from tests.streams import stream_path

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors.numpy import load_file
 
 from lifelong import Run
-from lifelong.card import CARD
+from lifelong.export.card import CARD
 from tests.runs.hub import serving
 from tests.runs.small import NAMES
 from tests.runs.test_cli import Captured, complaint, output

@@ -12,7 +12,7 @@ from lifelong import Run
 from lifelong.context import Stores
 from lifelong.lengths import sample_lengths
 from lifelong.models.load import load
-from lifelong.train import epoch_batches
+from lifelong.training.train import epoch_batches
 from stores.shards import read_shard
 from tests.runs.small import entry, feed_entry, small_entry
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from lifelong import Run
-from lifelong.average import averaged
 from lifelong.context import Context, Feed, ModelHolder
-from lifelong.held_out import held_out
 from lifelong.measure.passes import AnswerPass
+from lifelong.training.average import averaged
+from lifelong.training.held_out import held_out
 from stores.pool import PoolRow
 from tests.runs.small import write_stream
 

@@ -112,7 +112,7 @@ def decided_by(rows: list[dict[str, Any]]) -> str:
 
 def test_it_is_in_the_catalogue_and_can_be_named(environment: dict[str, str]) -> None:
     code = (
-        "from lifelong.method import method; from lifelong.catalogue import catalogue\n"
+        "from lifelong.recipes.method import method; from lifelong.recipes.catalogue import catalogue\n"
         "print('mine' in {each['name'] for each in catalogue()['scorers']})\n"
         "print(sorted(method({'recipe': 'el2n', 'router': 'always[mine]'}).measures.signals))"
     )

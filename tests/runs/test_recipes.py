@@ -11,7 +11,7 @@ import pytest
 
 from lifelong import Run
 from lifelong.errors import UsageError
-from lifelong.method import method
+from lifelong.recipes.method import method
 from policies import registry
 from policies.grammar import Recipe
 from tests.raters.rule import known, write_ratings

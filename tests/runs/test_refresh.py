@@ -15,8 +15,8 @@ from lifelong.cli import invoke
 from lifelong.config import parse_config
 from lifelong.engines import work as measuring
 from lifelong.errors import UsageError
-from lifelong.fsck import examine
-from lifelong.signals import MEASURED, origins_of, reader_of, shards_in_use
+from lifelong.signals.pool import MEASURED, origins_of, reader_of, shards_in_use
+from lifelong.upkeep.fsck import examine
 from stores.database import transaction
 from stores.shards import read_array
 from tests.durability.growth import SETTINGS, write_dataset

@@ -81,7 +81,7 @@ def test_a_place_that_cannot_be_written_shows_before_anything_is_measured(
     (tmp_path / "taken.decisions.parquet").mkdir()
     (tmp_path / "file").touch()
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr("lifelong.oneshot.run_phases", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("lifelong.oneshot.select.run_phases", lambda *_: pytest.fail("measured"))
     command = ["select", entry("bbh_lang")["train"], "--method", "random", "--out", str(tmp_path / out)]
     assert invoke(command) == 1
     assert f"error: cannot write {tmp_path / out}" in capsys.readouterr().err

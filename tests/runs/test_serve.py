@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from lifelong import Run
+from lifelong.account.why import why
 from lifelong.cli import invoke
-from lifelong.why import why
 from tests.runs.child import Children
 from tests.runs.serving import TOKEN, Server, serving
 from tests.runs.small import small_entry

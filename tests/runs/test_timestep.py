@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lifelong import Run
+from lifelong.account.routes import routes, table
 from lifelong.loop import PHASES
-from lifelong.routes import routes, table
 from policies.routers import score_entropy
 from stores.shards import read_array
 from tests.runs.conftest import KEEP

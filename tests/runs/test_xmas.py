@@ -24,7 +24,7 @@ from lifelong.config import RunConfig, parse_config
 from lifelong.context import TRAJECTORY
 from lifelong.measure.crossmodal import TOP_SINGULAR_VALUES
 from lifelong.models.load import VisionLanguageModel, load
-from lifelong.proxy import CHECKPOINTS, with_checkpoints
+from lifelong.oneshot.proxy import CHECKPOINTS, with_checkpoints
 from policies.allocators import smallest_first
 from policies.scorers.xmas import instability
 from stores.fsck import check_files

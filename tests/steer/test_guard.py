@@ -15,8 +15,8 @@ import yaml
 from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.errors import GuardError, UsageError
-from lifelong.fsck import examine
 from lifelong.steer.retry import replay_mask
+from lifelong.upkeep.fsck import examine
 from policies.guards import Comparison, below, harm, harm_by_z, paired, two_sided, unpaired
 from tests.runs.conftest import llava  # noqa: F401
 from tests.steer.conftest import Steps, killed

@@ -11,7 +11,7 @@ import pytest
 
 from lifelong import Run
 from lifelong.cli import invoke
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from stores.shards import read_shard
 from tests.steer.conftest import Steps, killed
 

@@ -16,7 +16,7 @@ import pytest
 from lifelong import Run, loop
 from lifelong.cli import invoke
 from lifelong.errors import RunError, UsageError
-from lifelong.fsck import examine
+from lifelong.upkeep.fsck import examine
 from stores.undo import Undo
 from tests.durability.scenario import rows
 from tests.runs.small import decisions

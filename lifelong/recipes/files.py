@@ -44,7 +44,7 @@ def show_recipe(text: str) -> str:
     Raises:
         UsageError: there is no such recipe.
     """
-    from lifelong.method import method, resolve
+    from lifelong.recipes.method import method, resolve
 
     try:
         recipe = resolve(read_recipe(text))

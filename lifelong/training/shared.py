@@ -1,4 +1,4 @@
-"""The Trainer of a training whose batches are done in parts: each part by a peer (`lifelong.peers`), or all in turn.
+"""The Trainer of a training whose batches are done in parts: each part by a peer (`peers`), or all in turn.
 
 Parts are computed apart, each summed over the batches of a step, and the sums added up. So one process that does all
 parts in turn gets the bits that as many peers get who add up in the order of the parts.
@@ -16,8 +16,8 @@ import torch
 
 from lifelong import seeds
 from lifelong.errors import TrainingError
-from lifelong.peers import Peers, part_of, sum_gradients
-from lifelong.trainer import AdapterTrainer
+from lifelong.training.peers import Peers, part_of, sum_gradients
+from lifelong.training.trainer import AdapterTrainer
 
 _NOTHING = "nothing"
 

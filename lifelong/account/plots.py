@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lifelong.curves import Curves, FloatArray, percent, relative_gain
+from lifelong.account.curves import Curves, FloatArray, percent, relative_gain
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

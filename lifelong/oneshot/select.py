@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.account.decisions import Decisions, decisions_table, quarantined_now
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import ADAPTER, Context, Feed, ModelHolder, Stores, as_run_errors
-from lifelong.decisions import Decisions, decisions_table, quarantined_now
 from lifelong.engines import open_engine
 from lifelong.errors import InputError, UsageError
-from lifelong.fitted import with_encoder_of_artefacts
 from lifelong.formats import Dataset, open_dataset, write_rows
 from lifelong.formats.columns import columns_of
 from lifelong.formats.detect import DECISIONS
 from lifelong.formats.staging import require_no_folder, require_place, write_file
 from lifelong.loop import PHASES, run_phase
-from lifelong.method import method
+from lifelong.oneshot.proxy import train_proxy, with_checkpoints
 from lifelong.progress import Progress, Silent
-from lifelong.proxy import train_proxy, with_checkpoints
+from lifelong.recipes.method import method
 from lifelong.run import DATABASE
 from lifelong.samples import Sample
+from lifelong.signals.fitted import with_encoder_of_artefacts
 from policies.pruners import Pruned
 from stores.checkpoints import commit_checkpoint
 from stores.database import open_database

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lifelong.signals import origins_of
-from lifelong.unjudged import remark, unjudged
+from lifelong.signals.pool import origins_of
+from lifelong.signals.unjudged import remark, unjudged
 from policies.pruners import Pruned
 from stores.commit import Committed, commit_file
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lifelong.config import RunConfig
-from lifelong.method import method
-from lifelong.recipes import read_recipe
+from lifelong.recipes.files import read_recipe
+from lifelong.recipes.method import method
 from policies import registry
 
 

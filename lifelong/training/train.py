@@ -21,9 +21,9 @@ from lifelong.interrupt import deferred_interrupt
 from lifelong.measure.passes import predictions
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel, quiet
-from lifelong.peers import ALONE, Peers
-from lifelong.shared_training import SharedTrainer
-from lifelong.trainer import AdapterTrainer, Task
+from lifelong.training.peers import ALONE, Peers
+from lifelong.training.shared import SharedTrainer
+from lifelong.training.trainer import AdapterTrainer, Task
 
 BUCKET_BATCHES = 50
 """About this many batches are drawn at random before samples are brought together by length."""

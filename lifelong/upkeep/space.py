@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.context import ADAPTER, Stores
-from lifelong.signals import is_signal
+from lifelong.signals.pool import is_signal
 
 
 def bytes_on_disk(folder: Path) -> int:

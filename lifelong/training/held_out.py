@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.average import Weights, mean_of, weights_in
 from lifelong.context import Context
 from lifelong.measure.plan import MeasurePlan, passes_of
 from lifelong.measure.pool import measure
+from lifelong.training.average import Weights, mean_of, weights_in
 from stores.pool import PoolRow
 
 ERROR = "el2n"

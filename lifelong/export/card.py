@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lifelong.account.curves import FORMULAS, Curves, percent
 from lifelong.config import RunConfig, parse_config
 from lifelong.context import Stores
-from lifelong.curves import FORMULAS, Curves, percent
 from lifelong.environment import versions
-from lifelong.method import called
-from lifelong.upkeep import config_of
+from lifelong.recipes.method import called
+from lifelong.upkeep.between import config_of
 from policies.grammar import SLOTS
 
 What = Literal["model", "data"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifelong.config import RunConfig
-from lifelong.fitted import artefact_of, producers_of, write_artefact
-from lifelong.oneshot import run_phases, scratch
+from lifelong.oneshot.select import run_phases, scratch
 from lifelong.progress import Progress
+from lifelong.signals.fitted import artefact_of, producers_of, write_artefact
 
 if TYPE_CHECKING:
     import numpy as np

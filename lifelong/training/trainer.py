@@ -21,7 +21,7 @@ from transformers import Trainer
 from lifelong.errors import TrainingError
 from lifelong.measure.pool import REFUSED
 from lifelong.memory import first_line, out_of_memory, release_memory
-from lifelong.training_state import (
+from lifelong.training.state import (
     read_generators,
     read_optimizer,
     read_record,

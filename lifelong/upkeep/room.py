@@ -5,8 +5,8 @@ from __future__ import annotations
 from lifelong.context import ADAPTER, Context
 from lifelong.errors import InputError
 from lifelong.formats.detect import find_files
-from lifelong.refresh import due
-from lifelong.signals import MEASURED
+from lifelong.signals.pool import MEASURED
+from lifelong.signals.refresh import due
 from stores.space import require_space
 
 RESERVE = 16 << 20

@@ -10,7 +10,7 @@ from typing import Any
 
 from lifelong.config import KeepConfig, RunConfig, commented_yaml, parse_config
 from lifelong.context import ADAPTER, Stores
-from lifelong.signals import is_signal, shards_in_use
+from lifelong.signals.pool import is_signal, shards_in_use
 from stores.backup import back_up, is_current
 from stores.commit import commit_bytes, garbage, publish, sweep, verify
 from stores.database import transaction

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifelong.card import CARD, What
 from lifelong.errors import InputError
+from lifelong.export.card import CARD, What
 
 if TYPE_CHECKING:
     from lifelong.handle import Handle
@@ -55,7 +55,7 @@ def push(
 
 def fill(run: Handle, folder: Path, what: What, timestep: int | None) -> None:
     """Put in a new folder what `push` uploads."""
-    from lifelong.merge import adapter_of
+    from lifelong.export.merge import adapter_of
 
     folder.mkdir(parents=True)
     if what == "model":

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from lifelong.context import DATABASE, Context, ModelHolder, Outcome, Stores
 from lifelong.errors import LifelongError
-from lifelong.frozen import features_of
-from lifelong.fsck import examine, features_folder
 from lifelong.loop import PHASES, publish_decisions
-from lifelong.past import ORDER, different, models_of, past
 from lifelong.phases.measure import ask_producers
 from lifelong.phases.start import start
 from lifelong.progress import Progress, Silent
-from lifelong.signals import MEASURED
-from lifelong.upkeep import CONFIG, config_of, write_config
+from lifelong.signals.frozen import features_of
+from lifelong.signals.pool import MEASURED
+from lifelong.upkeep.between import CONFIG, config_of, write_config
+from lifelong.upkeep.fsck import examine, features_folder
+from lifelong.upkeep.past import ORDER, different, models_of, past
 from stores.backup import BACKUP, back_up, restore, timestep_of_backup
 from stores.commit import sweep, verify
 from stores.database import open_database

@@ -18,7 +18,7 @@ from lifelong.measure.plan import VALIDATION, MeasurePlan, passes_of
 from lifelong.measure.pool import measure
 from lifelong.models.encode import Conversation
 from lifelong.samples import Image, Sample
-from lifelong.signals import VALIDATION as KIND
+from lifelong.signals.pool import VALIDATION as KIND
 from policies.arrays import unit_rows
 from stores.commit import Committed
 

@@ -11,7 +11,7 @@ import numpy as np
 from lifelong.config import RunConfig
 from lifelong.context import Context
 from lifelong.measure.plan import TRAJECTORY
-from lifelong.method import method
+from lifelong.recipes.method import method
 
 CHECKPOINTS = 7
 """Points of a trajectory where the configuration does not say: as in XMAS's figure."""
@@ -36,7 +36,7 @@ def train_proxy(context: Context) -> None:
     """
     from lifelong.engines.training import Training
     from lifelong.phases.train import TrainDesk
-    from lifelong.train import training_order
+    from lifelong.training.train import training_order
 
     config = context.config
     rows, lengths = _trainable(context)

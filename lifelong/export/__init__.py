@@ -1,0 +1,1 @@
+"""What leaves a run: samples for other trainers, a merged model, the cards that say where they are from."""
