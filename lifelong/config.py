@@ -109,7 +109,7 @@ class MeasureConfig(_Section):
 def _budget(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return str(value)
-    if isinstance(value, str) and re.fullmatch(r"\d+|\d+(\.\d+)?%", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"\d{1,18}|\d{1,18}(\.\d{1,18})?%", value.strip()):
         text = value.strip()
         if float(text.rstrip("%")) > 0 and not (text.endswith("%") and float(text[:-1]) > 100):
             return text

@@ -130,7 +130,10 @@ def describe(phase: str, result: dict) -> str:
             chosen = list(result["choice"].values())
             return ", ".join(f"{name} decides {chosen.count(name)}" for name in dict.fromkeys(chosen))
         case "select":
-            return f"{result['selected']} samples, {result['new']} of them new (budget {result['budget']})"
+            over = ", which this recipe does not keep to" if result["selected"] > result["budget"] else ""
+            return (
+                f"{result['selected']} samples, {result['new']} of them new (budget {result['budget']}{over})"
+            )
         case "train":
             loss = "" if result["loss"] is None else f", mean loss {result['loss']:.3f}"
             skipped = f", {len(result['skipped'])} of them skipped" if result["skipped"] else ""

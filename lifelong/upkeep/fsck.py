@@ -41,9 +41,10 @@ def examine(root: Path) -> list[Problem]:
     try:
         stores = Stores(root, db)
         found = [*_files(stores), *_features(stores), *_config(stores), *([backup] if backup else [])]
+        ways = _way_back(stores)
     finally:
         db.close()
-    return [_told(root, problem) for problem in found]
+    return [_told(root, problem, ways.get(problem.path, "")) for problem in found]
 
 
 def features_folder(stores: Stores) -> Path:
@@ -57,15 +58,25 @@ def open_index(folder: Path) -> Features:
     return Features(folder, open_database(folder / INDEX, read_only=True, migrations=FEATURE_MIGRATIONS))
 
 
-def _told(root: Path, problem: Problem) -> Problem:
+def _told(root: Path, problem: Problem, way: str = "") -> Problem:
     if problem.kind != "damaged":
         return problem
     remedy = (
         f"`lifelong fsck {root} --repair` makes it again"
         if problem.rebuild
-        else "it cannot be made again here"
+        else f"it cannot be made again here{way}"
     )
     return replace(problem, message=f"{problem.message}; {remedy}")
+
+
+def _way_back(stores: Stores) -> dict[str, str]:
+    """What can be done without the last timestep's adapter, by its path: the run goes on from the one before."""
+    adapters = {each.timestep: each.committed.path for each in stores.ledger.files() if each.kind == ADAPTER}
+    last = max(adapters, default=0)
+    if last - 1 not in adapters:
+        return {}
+    back = f"`lifelong rollback {stores.root} --to {last - 1}`, and feed again what came after it"
+    return {adapters[last]: f"; the run can go on without it: {back}"}
 
 
 def _files(stores: Stores) -> Iterator[Problem]:

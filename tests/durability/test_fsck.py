@@ -14,6 +14,7 @@ import pytest
 from lifelong import Run
 from lifelong.cli import invoke
 from lifelong.config import read_config
+from lifelong.context import ADAPTER
 from lifelong.upkeep.fsck import examine
 from stores import seals
 from stores.backup import back_up
@@ -230,6 +231,27 @@ def test_what_cannot_be_made_again_is_said_to_be_so(
     assert "it cannot be made again here" in captured
     put_back(path, before)
     assert invoke(["fsck", str(copied.root)]) == 0
+
+
+def test_without_its_last_adapter_a_run_goes_on_from_the_timestep_before(
+    copied: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = copied.status()["timestep"]
+    with copied.reading() as stores:
+        files = [each for each in stores.ledger.files() if each.kind == ADAPTER]
+        adapters = {each.timestep: each.committed.path for each in files}
+    shutil.rmtree(copied.root / adapters[last])
+    assert invoke(["fsck", str(copied.root)]) == 3
+    way = f"lifelong rollback {copied.root} --to {last - 1}"
+    assert f"it cannot be made again here; the run can go on without it: `{way}`" in capsys.readouterr().out
+    assert invoke(way.split()[1:]) == 0
+    assert invoke(["fsck", str(copied.root)]) == 0
+    assert copied.status()["timestep"] == last - 1
+
+    shutil.rmtree(copied.root / adapters[last - 2])
+    capsys.readouterr()
+    assert invoke(["fsck", str(copied.root)]) == 3
+    assert "rollback" not in capsys.readouterr().out
 
 
 def test_what_came_out_otherwise_is_not_taken_for_a_repair(

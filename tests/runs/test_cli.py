@@ -98,6 +98,11 @@ def test_the_help_names_every_command(capsys: Captured) -> None:
             "there is no such folder; put it back, or say where it lies (--model, or model.path)",
         ),
         (["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "0%"], 2, "not a budget"),
+        (
+            ["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "9" * 5000],
+            2,
+            "not a budget",
+        ),
         (["select", "{data}", "--method", "el2n", "--out", "{tmp}/o"], 2, "pass --model"),
         (["select", "{data}", "--method", "random", "--out", "{tmp}/o", "--budget", "97"], 1, "only 96"),
         (["select", "{tmp}/none.json", "--method", "random", "--out", "{tmp}/o"], 1, "does not exist"),

@@ -126,6 +126,18 @@ def test_a_budget_that_cannot_be_met_shows_before_anything_is_measured(
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
 
 
+def test_a_recipe_that_takes_every_row_says_that_it_keeps_to_no_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = entry("bbh_lang")["train"], str(tmp_path / "out.jsonl")
+    for method, said in (
+        ("multitask", "(budget 5, which this recipe does not keep to)"),
+        ("random", "(budget 5)"),
+    ):
+        assert invoke(["select", data, "--method", method, "--budget", "5", "--out", out]) == 0
+        assert said in capsys.readouterr().err
+
+
 def test_a_share_is_of_the_rows_that_the_model_takes(
     llava: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
