@@ -71,7 +71,7 @@ def ingest(timer: Timer, folder: Path) -> None:
     """The dataset is read, checked and taken into the pool."""
     from lifelong.loop import run_phase
     from lifelong.phases.ingest import ingest as phase
-    from lifelong.upkeep.between import keep_config
+    from lifelong.recorded import keep_config
 
     import_all()
     size = (folder / "train.json").stat().st_size

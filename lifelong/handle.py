@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,8 @@ from lifelong.config import RunConfig, parse_config, read_config
 from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.progress import Progress, Silent
 from lifelong.recipes.method import called
-from lifelong.steer.guard import pending
-from lifelong.upkeep.between import CONFIG, FEEDING
+from lifelong.recorded import CONFIG, FEEDING
+from lifelong.steer.verdicts import pending
 from lifelong.upkeep.space import bytes_on_disk, bytes_per_sample
 from stores.database import open_database
 from stores.digest import run_digest
@@ -52,7 +51,7 @@ class Handle:
         it took. origin: the run and timestep that this was forked from, or None.
         """
         from lifelong.steer.forecast import beside
-        from lifelong.steer.guard import told_of
+        from lifelong.steer.verdicts import told_of
 
         with self.reading() as stores:
             ledger = stores.ledger
@@ -87,6 +86,8 @@ class Handle:
 
     def skill_matrix(self) -> Curves:
         """The skill matrix with everything derived from it as arrays, tables and text."""
+        from lifelong.account.curves import curves_of
+
         with self.reading() as stores:
             return curves_of(stores)
 
@@ -265,12 +266,3 @@ class Handle:
             f"timestep {status['timestep']}, {stands}; {status['bytes'] / 1e6:.1f} MB\n"
             f"pool: {pool}"
         )
-
-
-def curves_of(stores: Stores) -> Curves:
-    """The skill matrix of an opened run."""
-    from lifelong.account.curves import Curves, Evaluation
-
-    rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
-    introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
-    return Curves.from_rows(rows, introduced)

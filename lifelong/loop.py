@@ -22,9 +22,10 @@ from lifelong.phases.route import route
 from lifelong.phases.select import select
 from lifelong.phases.start import start
 from lifelong.phases.train import train
+from lifelong.recorded import keep_config
 from lifelong.steer.forecast import keep_forecast
 from lifelong.steer.guard import watch_over
-from lifelong.upkeep.between import keep_config, settle
+from lifelong.upkeep.between import settle
 from lifelong.upkeep.room import require_room
 from stores.clock import KEEPING
 from stores.commit import publish
@@ -52,7 +53,7 @@ def run_timestep(context: Context) -> None:
         GuardError: a guard tripped.
     """
     run_phases(context)
-    watch_over(context)
+    watch_over(context, run_phases)
     settle(context.stores)
 
 

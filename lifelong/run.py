@@ -17,13 +17,14 @@ from lifelong.errors import InputError, RunError, TrainingError, UsageError, req
 from lifelong.progress import Noting, Progress, as_asked
 from lifelong.recipes.files import read_recipe
 from lifelong.recipes.method import method
+from lifelong.recorded import CONFIG, FEEDING, write_config
 from lifelong.signals.pool import MEASURED
-from lifelong.steer.guard import error_of, stopped
 from lifelong.steer.verbs import Steering
+from lifelong.steer.verdicts import error_of, stopped
 from lifelong.stream import Stream, read_stream
 from lifelong.trackers import bring_in_line, require
 from lifelong.training.mend import elsewhere, mended, moved
-from lifelong.upkeep.between import CONFIG, FEEDING, Freed, collect_garbage, removable, settle, write_config
+from lifelong.upkeep.between import Freed, collect_garbage, removable, settle
 from stores.commit import make_folder, sweep
 from stores.database import open_database, transaction
 from stores.fsck import FOLDERS

@@ -14,7 +14,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lifelong.context import Stores
 
 FloatArray = NDArray[np.float64]
 
@@ -342,6 +344,13 @@ class Curves:
 
     def _by_skill(self, values: FloatArray) -> dict[str, float | None]:
         return {skill: _number(value) for skill, value in zip(self.skills, values, strict=True)}
+
+
+def curves_of(stores: Stores) -> Curves:
+    """The skill matrix of an opened run."""
+    rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
+    introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
+    return Curves.from_rows(rows, introduced)
 
 
 _TABLE_TITLE = (

@@ -12,7 +12,7 @@ from lifelong.config import RunConfig, parse_config
 from lifelong.context import Stores
 from lifelong.environment import versions
 from lifelong.recipes.method import called
-from lifelong.upkeep.between import config_of
+from lifelong.recorded import config_of
 from policies.grammar import SLOTS
 
 What = Literal["model", "data"]

@@ -9,7 +9,7 @@ from lifelong.context import ADAPTER, Stores
 from lifelong.environment import located
 from lifelong.errors import InputError
 from lifelong.formats.staging import staged_folder
-from lifelong.upkeep.between import config_of
+from lifelong.recorded import config_of
 
 
 def adapter_of(stores: Stores, timestep: int | None = None) -> tuple[int, Path]:

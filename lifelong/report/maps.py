@@ -9,10 +9,10 @@ import numpy as np
 
 from lifelong import seeds
 from lifelong.context import Stores
+from lifelong.recorded import config_of
 from lifelong.report.absent import AbsentError
 from lifelong.report.decided import Decided, reasons
 from lifelong.report.vectors import vectors_of
-from lifelong.upkeep.between import config_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from lifelong.context import Stores
+from lifelong.recorded import CONFIG, FEEDING
 from lifelong.report.decided import finished
-from lifelong.upkeep.between import CONFIG, FEEDING
 from stores.ledger import PHASES
 from stores.lock import Writer, writer
 

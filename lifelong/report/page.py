@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifelong.account.curves import FORMULAS, Curves
+from lifelong.account.curves import FORMULAS, Curves, curves_of
 from lifelong.errors import InputError
 from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
 from lifelong.report.gather import Kind, Whole, gather
@@ -62,8 +62,6 @@ def scripts() -> dict[str, str]:
 
 def render(run: Run, also: Mapping[str, Curves], kind: Kind) -> bytes:
     """The page in UTF-8. A served one links to its scripts and pictures."""
-    from lifelong.handle import curves_of
-
     with _needed():
         import jinja2
     name = run.root.resolve().name

@@ -10,7 +10,7 @@ from lifelong.config import RunConfig, commented_yaml, read_config
 from lifelong.context import Stores
 from lifelong.errors import LifelongError
 from lifelong.recipes.method import method
-from lifelong.upkeep.between import CONFIG, config_of
+from lifelong.recorded import CONFIG, config_of
 from stores.ledger import PHASES
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lifelong.config import RunConfig
 from lifelong.recipes.method import method
+from lifelong.recorded import config_of
 from lifelong.signals.pool import ALIGNMENT, MEASURED, ORIGINS, Origins, origins_of
-from lifelong.upkeep.between import config_of
 
 if TYPE_CHECKING:
     from lifelong.context import Context

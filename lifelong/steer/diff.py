@@ -11,8 +11,8 @@ from typing import Any
 from lifelong.config import RunConfig
 from lifelong.context import Stores
 from lifelong.errors import UsageError
+from lifelong.recorded import config_of
 from lifelong.steer.answers import AnswerBook, comparison
-from lifelong.upkeep.between import config_of
 from policies.guards import two_sided
 
 LISTED = 20

@@ -17,6 +17,7 @@ import numpy as np
 from lifelong.config import RunConfig, budget_of
 from lifelong.context import Stores
 from lifelong.recipes.method import method
+from lifelong.recorded import config_of
 from lifelong.signals.pool import MEASURED
 from lifelong.steer.rollback import cells_of
 from stores.ledger import PHASES
@@ -193,8 +194,6 @@ class _Work:
         return {skill: min(count, limit) if limit else count for skill, count in counts}
 
     def _config(self, timestep: int) -> RunConfig:
-        from lifelong.upkeep.between import config_of
-
         return config_of(self._stores, timestep) or RunConfig()
 
     def _lengths(self) -> tuple[float, float]:

@@ -16,8 +16,8 @@ from lifelong.context import DATABASE, Stores, as_run_errors
 from lifelong.errors import RunError, UsageError
 from lifelong.recipes.files import read_recipe
 from lifelong.recipes.method import method
+from lifelong.recorded import CONFIG, FEEDING
 from lifelong.steer.rollback import left_after, require_timestep
-from lifelong.upkeep.between import CONFIG, FEEDING
 from stores.commit import commit_bytes, fsync_folder, publish
 from stores.database import open_database, transaction
 from stores.disk import naming_faults

@@ -7,6 +7,7 @@ from typing import Any
 
 from lifelong.context import Stores
 from lifelong.steer.forecast import errors, forecasts
+from lifelong.steer.verdicts import Verdict
 from stores.ledger import PHASES, Event
 
 
@@ -44,8 +45,6 @@ def _steered(event: Event) -> Steered:
     told = event.told
     match event.kind:
         case "guard":
-            from lifelong.steer.guard import Verdict
-
             verdict = Verdict(**told)
             what = f"guard: {verdict.action or 'holds'}"
             return Steered(verdict.timestep, what, f"{verdict.dataset}: {verdict.told()}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import InputError, RunError, UsageError
-from lifelong.upkeep.between import FEEDING, copy_and_sweep
+from lifelong.recorded import FEEDING
+from lifelong.upkeep.between import copy_and_sweep
 from stores.commit import commit_file
 from stores.database import connect, transaction
 from stores.expunge import blank_shards, cut_media, forget_features, scrub, tombstone

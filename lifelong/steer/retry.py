@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lifelong.context import Context
+from lifelong.steer.rollback import cells_of
+from lifelong.steer.verdicts import KIND, RETRIED, Verdict, verdicts
 from policies.candidates import Group
 from stores.database import transaction
 from stores.undo import Undo, Undone
-
-if TYPE_CHECKING:
-    from lifelong.steer.guard import Verdict
 
 HALF = 0.5
 """A cluster is a skill's if at least this share of its samples is."""
@@ -38,8 +36,6 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
 
     What the first group takes is not there for the others.
     """
-    from lifelong.steer.guard import RETRIED, verdicts
-
     groups = partial(context.method.candidates.groups, is_new, **_past(context))
     tried = [verdict for verdict in verdicts(context.stores, context.timestep) if verdict.action == RETRIED]
     if not tried:
@@ -75,14 +71,10 @@ def can_retry(context: Context, verdict: Verdict) -> bool:
 
 
 def retry(context: Context, verdict: Verdict) -> None:
-    """Take selection, training, evaluation and pruning back, and do them again; the signals stay."""
-    from lifelong.loop import run_phases
-    from lifelong.steer.rollback import cells_of
-
+    """Take selection, training, evaluation and pruning back, to be done again; the signals stay."""
     stores, timestep = context.stores, context.timestep
     evaluated = stores.ledger.phase(timestep, "evaluate")
     cells = cells_of(evaluated.result) if evaluated is not None else []
     with transaction(stores.db):
-        event = stores.ledger.record_event(timestep, "guard", asdict(verdict))
+        event = stores.ledger.record_event(timestep, KIND, asdict(verdict))
         Undo(stores.db, event).phases_from(timestep, "select", Undone(cells, ()))
-    run_phases(context)

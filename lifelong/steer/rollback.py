@@ -8,7 +8,8 @@ from typing import Any
 
 from lifelong.context import ADAPTER, Stores
 from lifelong.errors import UsageError
-from lifelong.upkeep.between import FEEDING, SETTLED, copy_and_sweep, settle
+from lifelong.recorded import FEEDING, config_of
+from lifelong.upkeep.between import SETTLED, copy_and_sweep, settle
 from stores.commit import fsync_folder, publish
 from stores.database import transaction
 from stores.digest import DECISIONS
@@ -168,7 +169,6 @@ def _unlink(path: Path) -> None:
 
 def _kept_trajectory(stores: Stores, timestep: int) -> bool:
     from lifelong.recipes.method import method
-    from lifelong.upkeep.between import config_of
 
     config = config_of(stores, timestep)
     return (

@@ -13,9 +13,9 @@ from lifelong.handle import Handle
 
 if TYPE_CHECKING:
     from lifelong.steer.fork import Forked
-    from lifelong.steer.guard import Verdict
     from lifelong.steer.retire import Retired
     from lifelong.steer.rollback import RolledBack
+    from lifelong.steer.verdicts import Verdict
 
 
 class Steering(Handle):
@@ -82,7 +82,7 @@ class Steering(Handle):
 
     def accept(self) -> Verdict:
         """Let the run go on from what a guard stopped at. Raises: UsageError if none has stopped it."""
-        from lifelong.steer.guard import accept
+        from lifelong.steer.verdicts import accept
 
         with self.writing() as stores:
             return accept(stores)

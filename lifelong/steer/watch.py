@@ -109,7 +109,7 @@ class Watch:
         Raises:
             GuardError: a guard has undone it.
         """
-        from lifelong.steer.guard import last_trip
+        from lifelong.steer.verdicts import last_trip
 
         place = str(folder.absolute())
         with self.run.reading() as stores:

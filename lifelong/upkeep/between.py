@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lifelong.config import KeepConfig, RunConfig, commented_yaml, parse_config
+from lifelong.config import KeepConfig, parse_config
 from lifelong.context import ADAPTER, Stores
+from lifelong.recorded import FEEDING, config_of, keep_config
 from lifelong.signals.pool import is_signal, shards_in_use
+from lifelong.steer.verdicts import pending
 from stores.backup import back_up, is_current
-from stores.commit import commit_bytes, garbage, publish, sweep, verify
+from stores.commit import garbage, sweep, verify
 from stores.database import transaction
 from stores.digest import weights_of
 from stores.errors import DamagedError
@@ -22,10 +23,6 @@ from stores.repack import dead_packs, repack
 from stores.shards import Shard
 from stores.undo import events_undone, forget_undone, paths_undone
 
-CONFIG = "config.yaml"
-"""The configuration of the next timestep, for its user to edit."""
-FEEDING = "feeding"
-"""Key of the request that is under way: timestep, feed and configuration; null where none is."""
 SETTLED = "settled"
 """Key of the last timestep after which old signals were let go, and how many timesteps' were kept."""
 
@@ -39,31 +36,11 @@ class Freed:
     why: str
 
 
-def write_config(root: Path, config: RunConfig) -> None:
-    """Have the run's file hold this configuration, with a comment on every field."""
-    publish(root, commit_bytes(root, ".", "config", ".yaml", commented_yaml(config).encode()), CONFIG)
-
-
-def keep_config(stores: Stores, timestep: int, config: RunConfig) -> None:
-    """Put the configuration of a timestep on record: by it, what the timestep left can be made again."""
-    values = config.model_dump(mode="json")
-    if stores.ledger.get_meta(_config_key(timestep)) != values:
-        stores.ledger.set_meta(_config_key(timestep), values)
-
-
-def config_of(stores: Stores, timestep: int) -> RunConfig | None:
-    """The configuration that a timestep ran with; None if it is not on record."""
-    values = stores.ledger.get_meta(_config_key(timestep))
-    return None if values is None else parse_config(values, f"the configuration of timestep {timestep}")
-
-
 def settle(stores: Stores) -> None:
     """After a timestep: let go what its configuration does not keep, and copy the database.
 
     Can be done again at any time while no timestep is under way; where nothing is left to do it changes nothing.
     """
-    from lifelong.steer.guard import pending
-
     last = _last_finished(stores)
     if last is None:
         return
@@ -77,7 +54,7 @@ def settle(stores: Stores) -> None:
         with transaction(stores.db):
             # A timestep that an earlier version finished has its configuration in the request alone.
             if config_of(stores, last) is None:
-                stores.ledger.set_meta(_config_key(last), request["config"])
+                keep_config(stores, last, config)
             stores.ledger.set_meta(FEEDING, None)
     config = config_of(stores, last)
     keep = KeepConfig() if config is None else config.keep
@@ -171,10 +148,6 @@ def _last_finished(stores: Stores) -> int | None:
     """The last timestep, or None if there is none or it is under way."""
     last = stores.ledger.last_timestep()
     return last if last and stores.ledger.phase(last, "prune") is not None else None
-
-
-def _config_key(timestep: int) -> str:
-    return f"config/{timestep:04d}"
 
 
 def _size(stores: Stores, path: str) -> int:

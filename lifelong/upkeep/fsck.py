@@ -10,8 +10,8 @@ from typing import Any
 from lifelong.config import RunConfig, read_config
 from lifelong.context import ADAPTER, DATABASE, Stores
 from lifelong.errors import UsageError
+from lifelong.recorded import CONFIG, config_of
 from lifelong.signals.pool import MEASURED, complete
-from lifelong.upkeep.between import CONFIG, config_of
 from stores.backup import BACKUP, timestep_of_backup
 from stores.commit import garbage, verify
 from stores.database import open_database

@@ -14,7 +14,7 @@ from lifelong.errors import RunError, UsageError
 from lifelong.evaluate.lmms import is_external
 from lifelong.loader import ConversationLoader
 from lifelong.progress import Progress
-from lifelong.upkeep.between import CONFIG, config_of
+from lifelong.recorded import CONFIG, config_of
 from stores.commit import Committed
 from stores.errors import DamagedError
 from stores.evals import Evals, Skill

@@ -12,9 +12,9 @@ from lifelong.loop import PHASES, publish_decisions
 from lifelong.phases.measure import ask_producers
 from lifelong.phases.start import start
 from lifelong.progress import Progress, Silent
+from lifelong.recorded import CONFIG, config_of, write_config
 from lifelong.signals.frozen import features_of
 from lifelong.signals.pool import MEASURED
-from lifelong.upkeep.between import CONFIG, config_of, write_config
 from lifelong.upkeep.fsck import examine, features_folder
 from lifelong.upkeep.past import ORDER, different, models_of, past
 from stores.backup import BACKUP, back_up, restore, timestep_of_backup

@@ -16,10 +16,10 @@ from PIL import Image
 
 from lifelong import Run
 from lifelong.config import RunConfig
+from lifelong.recorded import keep_config
 from lifelong.report.gather import POINTS, POINTS_OF_A_MAP
 from lifelong.report.page import LIMIT
 from lifelong.report.pictures import FULL
-from lifelong.upkeep.between import keep_config
 from stores.commit import commit_file
 from stores.database import transaction
 from stores.pool import Arrival, DatasetRow

@@ -9,10 +9,10 @@ import pytest
 
 from lifelong import Run
 from lifelong.config import RunConfig, parse_config
+from lifelong.recorded import config_of
 from lifelong.report.absent import AbsentError
 from lifelong.report.vectors import vectors_of
 from lifelong.signals.pool import ALIGNMENT, MEASURED, trajectory_kind
-from lifelong.upkeep.between import config_of
 from stores.features import open_features
 from stores.shards import ShardReader, write_shard
 
