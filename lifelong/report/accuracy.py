@@ -138,11 +138,15 @@ def _with_unit(text: str, unit: str) -> str:
 
 
 def drawing(runs: Mapping[str, Curves]) -> dict[str, Any]:
-    """What the page's script draws: per skill the lines of each run, and each run's average accuracy."""
+    """What the page's script draws: per skill the lines of each run, and each run's average accuracy over the skills
+    seen so far (value) and over all that are tested (all)."""
     skills = list(dict.fromkeys(skill for curves in runs.values() for skill in curves.skills))
     return {
         "skills": [{"name": skill, "runs": _lines(runs, skill)} for skill in skills],
-        "average": [{"run": label, "value": c.to_dict()["average_accuracy"]} for label, c in runs.items()],
+        "average": [
+            {"run": label, "value": values["average_accuracy"], "all": values["average_accuracy_all"]}
+            for label, values in ((label, curves.to_dict()) for label, curves in runs.items())
+        ],
     }
 
 

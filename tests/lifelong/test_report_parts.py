@@ -79,6 +79,11 @@ def test_the_drawing_has_every_run_of_a_skill_and_no_nan() -> None:
     ]
     assert found["skills"][0]["runs"][1]["R"] == [None, 0.4]
     assert found["skills"][0]["runs"][1]["introduced"] is None
+    averages = {each["run"]: (each["value"], each["all"]) for each in found["average"]}
+    assert averages["two"] == ([None, None], [None, None])
+    seen, over_all = averages["one"]
+    assert seen != over_all
+    np.testing.assert_allclose(over_all, RISING.mean(1))
     json.dumps(found, allow_nan=False)
 
 

@@ -6,14 +6,21 @@ const integers = (count) => ({ ...timesteps, dtick: Math.max(1, Math.ceil(count 
 function averageChart() {
   const average = data.accuracy.average;
   chart(byId("average-chart"), () => ({
-    traces: average.map((run, i) => ({
-      x: range(0, run.value.length), y: run.value.map(percent), name: short(run.run), mode: "lines+markers",
-      line: { color: colour(i), dash: DASHES[i % DASHES.length] }, marker: { symbol: SYMBOLS[i % SYMBOLS.length], size: 8 },
-      connectgaps: true, hovertemplate: "timestep %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-    })),
+    traces: average.flatMap((run, i) => {
+      const name = average.length > 1 ? `${short(run.run)}: ` : "";
+      const line = {
+        x: range(0, run.value.length), connectgaps: true, hovertemplate: "timestep %{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+      };
+      return [{
+        ...line, y: run.value.map(percent), name: `${name}skills seen so far`, mode: "lines+markers",
+        line: { color: colour(i), dash: DASHES[i % DASHES.length] }, marker: { symbol: SYMBOLS[i % SYMBOLS.length], size: 8 },
+      }, {
+        ...line, y: run.all.map(percent), name: `${name}all skills`, mode: "lines", line: { color: colour(i), dash: "dot", width: 1.5 },
+      }];
+    }),
     layout: {
       xaxis: integers(Math.max(...average.map((run) => run.value.length))), yaxis: { rangemode: "tozero", ticksuffix: " %" },
-      showlegend: average.length > 1,
+      showlegend: true,
     },
   }));
 }
