@@ -43,7 +43,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from benchmarks.spoiled import KEPT, KINDS, WRONG
 from benchmarks.study_base import BASES, build_base, pack, prepare, spoil_stream
-from benchmarks.study_parts import BETWEEN, PARTS, SETTINGS
+from benchmarks.study_parts import PARTS, SETTINGS
 from benchmarks.study_results import ASKED, ERRORS, RESULTS, SELECTED, fill, read_lines, tables, write_lines
 from lifelong.compare.cells import RUNS, Cell, asking
 from lifelong.context import DATABASE
@@ -71,7 +71,7 @@ def run(name: str, folder: Path, jobs: int, seeds: int | None, only: Sequence[st
         min(part.seeds, seeds or part.seeds),
         part.orders,
         given,
-        BETWEEN,
+        part.between,
     )
     committed, own = RESULTS / f"{part.file}.json", Path(part.file) / "results.json"
     own.parent.mkdir(parents=True, exist_ok=True)

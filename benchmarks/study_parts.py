@@ -50,7 +50,8 @@ ELSEWHERE = ("prune-none.yaml", "trimmed-pool", "random-average.yaml", "balanced
 @dataclass(frozen=True, slots=True)
 class Part:
     """A comparison, or some of one. file: of its results, shared by the parts that have its settings; family: what is
-    compared in one table; stream: the folder of its stream; first: so many of its datasets, 0: all."""
+    compared in one table; stream: the folder of its stream; first: so many of its datasets, 0: all; between: eval
+    samples a skill at timesteps before the last, 0: all."""
 
     recipes: tuple[str, ...]
     seeds: int = 3
@@ -61,6 +62,7 @@ class Part:
     family: str = "main"
     stream: str = "stream"
     first: int = 0
+    between: int = BETWEEN
 
     @property
     def asks_all(self) -> bool:
@@ -124,6 +126,14 @@ PARTS = {
         file="short",
         family="short",
         first=3,
+    ),
+    # What is forgotten, without the noise of 25 questions: all are asked after every timestep.
+    "every": Part(
+        ("sequential", "random", "adapt-average.yaml", "random-average.yaml", "prune-none.yaml"),
+        settings={"evaluate": {"limit": 0}},
+        file="every",
+        family="every",
+        between=0,
     ),
     # What the ablations say costs adapt-inf something, left out of the default.
     "clusters": Part(
