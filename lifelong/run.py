@@ -32,6 +32,7 @@ from stores.lock import RunLock
 
 if TYPE_CHECKING:
     from lifelong.engines import Engine
+    from stores.pool import DatasetRow
 
 # The phases import torch: a second writer, and whoever only reads, should not wait for it. Hence the imports below.
 
@@ -199,7 +200,7 @@ class Run(Steering):
             for feed in stream.datasets[:until]:
                 fed = next((each for each in stores.pool.datasets() if each.name == feed.name), None)
                 if fed is not None:
-                    self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}, nothing to do")
+                    self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}{_elsewhere(fed, feed)}")
                     continue
                 try:
                     self._timestep(stores, self._arrive(stores, feed))
@@ -408,6 +409,13 @@ class Run(Steering):
         clear_aliases(stores)
         finish_retiring(stores)
         settle(stores)
+
+
+def _elsewhere(fed: DatasetRow, feed: Feed) -> str:
+    """What a stream's reader should know of a dataset whose name was fed."""
+    if fed.source == feed.train:
+        return ", nothing to do"
+    return f" from {fed.source}, not from {feed.train}; to feed that as well, give it a name of its own"
 
 
 def feed_of(

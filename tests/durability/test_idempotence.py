@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lifelong import Run, loop
 from lifelong.cli import invoke
@@ -37,6 +38,27 @@ def test_the_stream_again_changes_no_byte_and_says_so(
     told = capsys.readouterr().err
     for timestep, name in enumerate(("easyvqa", "tux_caption", "ground_mix"), 1):
         assert f"{name}: fed at timestep {timestep}, nothing to do" in told
+    assert tree(copied.root) == before
+
+
+def test_a_known_name_for_another_file_is_told_and_changes_no_byte(
+    copied: Run, stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(copied.root)
+    told = yaml.safe_load(stream.read_text())
+    first = told["datasets"][0]
+    was = stream.parent / first["train"]
+    first["train"] = str(shutil.copyfile(was, tmp_path / "corrected.json"))
+    for each in told["datasets"]:
+        for field in ("images", "eval"):
+            each |= {field: str(stream.parent / each[field])} if field in each else {}
+    other = tmp_path / "stream.yaml"
+    other.write_text(yaml.safe_dump(told))
+    assert invoke(["run", str(copied.root), str(other), "--until", "1"]) == 0
+    said = (
+        f"{first['name']}: fed at timestep 1 from {was}, not from {tmp_path / 'corrected.json'}; to feed that"
+    )
+    assert said in capsys.readouterr().err
     assert tree(copied.root) == before
 
 
