@@ -41,14 +41,14 @@ class Handle:
         return read_config(self.root / CONFIG)
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: run_id, timestep, phase (the next one, or None), pool, seconds, kept, forecast, bytes,
-        bytes_per_sample.
+        """Where the run stands: run_id, timestep, phase (the next one, or None), finished, pool, seconds, kept …
 
-        seconds: of each phase of the timestep. kept: those that SQLite and files took of them, the commit of the phase
-        before included. bytes_per_sample: of each timestep, see lifelong/upkeep/space.py. forecast: the seconds that
-        were foretold, None for a first timestep; forecast_error: how far off the timesteps were, a share. guard: the
-        last verdict, None where there is no guard. retired: each retirement, with the timesteps that trained on what
-        it took. origin: the run and timestep that this was forked from, or None.
+        finished: when the last phase was, in UTC (ISO 8601), "" where it is not on record. seconds: of each phase of
+        the timestep. kept: those that SQLite and files took of them, the commit of the phase before included.
+        bytes_per_sample: of each timestep, see lifelong/upkeep/space.py. forecast: the seconds that were foretold, None
+        for a first timestep; forecast_error: how far off the timesteps were, a share. guard: the last verdict, None
+        where there is no guard. retired: each retirement, with the timesteps that trained on what it took. origin: the
+        run and timestep that this was forked from, or None.
         """
         from lifelong.steer.forecast import beside
         from lifelong.steer.verdicts import told_of
@@ -65,6 +65,7 @@ class Handle:
                 "run_id": ledger.get_meta("run_id"),
                 "timestep": timestep,
                 "phase": following[1] if following else None,
+                "finished": phases[-1].finished if phases else "",
                 "pool": stores.pool.counts(),
                 "seconds": {record.phase: round(record.seconds, 3) for record in phases},
                 "kept": {record.phase: round(record.kept, 3) for record in phases},

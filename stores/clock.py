@@ -37,6 +37,16 @@ class Stopwatch:
         return seconds
 
 
+def now() -> str:
+    """The time, in UTC and to the second, as ISO 8601 has it: 2026-01-31T09:15:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def day(stamp: str) -> str:
+    """A time that `now` gave as people read it, to the minute: 2026-01-31 09:15 UTC; "" for ""."""
+    return f"{stamp[:10]} {stamp[11:16]} UTC" if stamp else ""
+
+
 KEEPING = Stopwatch()
 """This process's."""
 

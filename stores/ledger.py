@@ -12,7 +12,7 @@ import numpy as np
 from sqlite_utils import Database
 
 from stores.backup import known_paths, paths_in_backup
-from stores.clock import keeping
+from stores.clock import keeping, now
 from stores.commit import Committed, verify
 from stores.database import transaction
 from stores.errors import StoreError
@@ -29,7 +29,8 @@ class PhaseRecord:
     """A committed phase. result: whatever JSON the phase left for later ones; seconds: how long it ran.
 
     environment: what it ran under, version or hash by name; empty where it is not on record. kept: seconds that SQLite
-    and files took since the phase before was committed, that commit included.
+    and files took since the phase before was committed, that commit included. finished: when it was committed, as
+    `stores.clock.now` says it; "" where it is not on record.
     """
 
     timestep: int
@@ -39,6 +40,7 @@ class PhaseRecord:
     seconds: float
     environment: dict[str, str] = field(default_factory=dict)
     kept: float = 0.0
+    finished: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,14 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that was done to the run, not by a timestep. timestep: the last one then; told: any JSON object."""
+    """Something that was done to the run, not by a timestep. timestep: the last one then; told: any JSON object; at:
+    when, as `stores.clock.now` says it, "" where it is not on record."""
 
     number: int
     timestep: int
     kind: str
     told: dict[str, Any]
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,18 @@ class Ledger:
                     f"timestep {timestep}: phase {phase!r} is committed already and happens once"
                 )
             self.db.execute(
-                "INSERT INTO phases (timestep, phase, seed, result, seconds, environment, kept)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [timestep, phase, str(int(seed)), to_json(result), seconds, to_json(environment or {}), kept],
+                "INSERT INTO phases (timestep, phase, seed, result, seconds, environment, kept, finished)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    timestep,
+                    phase,
+                    str(int(seed)),
+                    to_json(result),
+                    seconds,
+                    to_json(environment or {}),
+                    kept,
+                    now(),
+                ],
             )
             for kind, committed in files:
                 self._add_file(timestep, phase, kind, committed)
@@ -135,14 +148,15 @@ class Ledger:
     def phase(self, timestep: int, phase: str) -> PhaseRecord | None:
         """A phase's record, or None if it is not committed."""
         found = self.db.execute(
-            "SELECT seed, result, seconds, environment, kept FROM phases WHERE timestep = ? AND phase = ?",
+            "SELECT seed, result, seconds, environment, kept, finished FROM phases"
+            " WHERE timestep = ? AND phase = ?",
             [timestep, phase],
         ).fetchone()
         if found is None:
             return None
-        seed, result, seconds, environment, kept = found
+        seed, result, seconds, environment, *rest = found
         return PhaseRecord(
-            timestep, phase, int(seed), json.loads(result), seconds, json.loads(environment), kept
+            timestep, phase, int(seed), json.loads(result), seconds, json.loads(environment), *rest
         )
 
     def phases(self, timestep: int) -> list[PhaseRecord]:
@@ -285,17 +299,19 @@ class Ledger:
     def record_event(self, timestep: int, kind: str, told: dict[str, Any]) -> int:
         """Put what was done to the run on record, for good; returns its number."""
         cursor = self.db.execute(
-            "INSERT INTO events (timestep, kind, told) VALUES (?, ?, ?)", [timestep, kind, to_json(told)]
+            "INSERT INTO events (timestep, kind, told, at) VALUES (?, ?, ?, ?)",
+            [timestep, kind, to_json(told), now()],
         )
         return int(cursor.lastrowid or 0)
 
     def events(self, kind: str | None = None) -> list[Event]:
         """What was done to the run, of one kind if asked, in order."""
         cursor = self.db.execute(
-            "SELECT number, timestep, kind, told FROM events WHERE :kind IS NULL OR kind = :kind ORDER BY number",
+            "SELECT number, timestep, kind, told, at FROM events WHERE :kind IS NULL OR kind = :kind"
+            " ORDER BY number",
             {"kind": kind},
         )
-        return [Event(number, timestep, name, json.loads(told)) for number, timestep, name, told in cursor]
+        return [Event(*keys, json.loads(told), at) for *keys, told, at in cursor]
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a key, replacing an earlier one."""

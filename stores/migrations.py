@@ -122,6 +122,12 @@ CREATE TABLE retired (
 CREATE TABLE forecasts (timestep INTEGER PRIMARY KEY, seconds TEXT NOT NULL);
 """
 
+# When each phase was committed and each thing was done, in UTC; empty for what was before.
+_DATES = """
+ALTER TABLE phases ADD COLUMN finished TEXT NOT NULL DEFAULT '';
+ALTER TABLE events ADD COLUMN at TEXT NOT NULL DEFAULT '';
+"""
+
 MIGRATIONS = (
     Migration(1, "first schema", "0.1.0", _FIRST_SCHEMA),
     Migration(2, "seals and released files", "0.1.0", _SEALS),
@@ -129,4 +135,5 @@ MIGRATIONS = (
     Migration(4, "lengths of samples", "0.1.0", _LENGTHS),
     Migration(5, "seconds of keeping", "0.1.0", _KEPT),
     Migration(6, "steering", "0.1.0", _STEERING),
+    Migration(7, "dates", "0.1.0", _DATES),
 )

@@ -10,6 +10,7 @@ import typer
 from lifelong.cli.options import AsJson, RunFolder, open_run, print_json, print_text
 from lifelong.cli.report import Also, Figure
 from lifelong.cli.report import plot as plot_runs
+from stores.clock import day
 
 TIMESTEPS_SHOWN = 5
 
@@ -89,7 +90,10 @@ def digest(run: RunFolder) -> None:
 
 def _status_text(status: dict[str, Any]) -> str:
     pool = ", ".join(f"{name} {count}" for name, count in status["pool"].items())
-    stands = f"at phase {status['phase']}" if status["phase"] else "finished"
+    last = day(status["finished"])
+    stands = f"finished {last}".rstrip()
+    if status["phase"]:
+        stands = f"at phase {status['phase']}" + (f"; the one before finished {last}" if last else "")
     return (
         f"run {status['run_id']}\ntimestep {status['timestep']}, {stands}\npool: {pool}\n"
         f"{_times(status)}\n{_forecast_error(status['forecast_error'])}{_guard(status['guard'])}{_steered(status)}"

@@ -14,6 +14,7 @@ from lifelong.environment import versions
 from lifelong.recipes.method import called
 from lifelong.recorded import config_of
 from policies.grammar import SLOTS
+from stores.clock import day
 
 What = Literal["model", "data"]
 CARD = "README.md"
@@ -169,16 +170,21 @@ def _sources_table(found: list[Source]) -> str:
 
 
 def _timesteps_table(stores: Stores, config: RunConfig, until: int) -> str:
-    lines = ["| timestep | recipe | budget | selected | of it new | steps |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| timestep | finished | recipe | budget | selected | of it new | steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for timestep in range(1, until + 1):
         used = config_of(stores, timestep) or parse_config(config.model_dump())
-        results = {record.phase: record.result for record in stores.ledger.phases(timestep)}
+        records = stores.ledger.phases(timestep)
+        results = {record.phase: record.result for record in records}
         if "select" not in results:
             continue
         recipe = _recipe(used.recipe)
         selected = results["select"]
         steps = results.get("train", {}).get("steps", "")
-        cells = [timestep, recipe, used.train.budget, selected["selected"], selected["new"], steps]
+        finished = day(records[-1].finished) or "not on record"
+        cells = [timestep, finished, recipe, used.train.budget, selected["selected"], selected["new"], steps]
         lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
     return "\n".join(lines)
 

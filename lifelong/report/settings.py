@@ -11,6 +11,7 @@ from lifelong.context import Stores
 from lifelong.errors import LifelongError
 from lifelong.recipes.method import method
 from lifelong.recorded import CONFIG, config_of
+from stores.clock import day
 from stores.ledger import PHASES
 
 
@@ -35,12 +36,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of each phase of a timestep, and how many of them SQLite and files took; None: not done."""
+    """Seconds of each phase of a timestep, and how many of them SQLite and files took; None: not done. finished: when
+    the last of them was, "" if not known."""
 
     timestep: int
     seconds: dict[str, float | None]
     kept: dict[str, float | None]
     bytes: int
+    finished: str
 
 
 def settings(stores: Stores, finished: list[int]) -> Settings:
@@ -102,6 +105,7 @@ def costs(stores: Stores) -> list[Cost]:
                 {phase: done[phase].seconds if phase in done else None for phase in phases},
                 {phase: done[phase].kept if phase in done else None for phase in phases},
                 size,
+                day(max((record.finished for record in done.values()), default="")),
             )
         )
     return found

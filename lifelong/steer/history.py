@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lifelong.context import Stores
 from lifelong.steer.forecast import errors, forecasts
 from lifelong.steer.verdicts import Verdict
+from stores.clock import day
 from stores.ledger import PHASES, Event
 
 
 @dataclass(frozen=True, slots=True)
 class Steered:
-    """One thing that was done. timestep: the last one then, or the one that was judged."""
+    """One thing that was done. timestep: the last one then, or the one that was judged; at: when, "" if not known."""
 
     timestep: int
     what: str
     told: str
+    at: str = ""
 
 
 def history(stores: Stores) -> list[Steered]:
     """Everything that was done to the run, in order."""
-    return [_steered(event) for event in stores.ledger.events()]
+    return [replace(_steered(event), at=day(event.at)) for event in stores.ledger.events()]
 
 
 def foretold(stores: Stores) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def contents(run: Run) -> dict[str, bytes]:
 
 
 def rows(run: Run) -> dict[str, list[tuple[Any, ...]]]:
-    """What the database holds, but for how long each phase took (and the checksums over that)."""
+    """What the database holds, but for when and how long each phase was (and the checksums over that)."""
     connection = sqlite3.connect(f"file:{run.root / 'lifelong.sqlite'}?mode=ro", uri=True)
     try:
         tables = [
@@ -124,7 +124,9 @@ def rows(run: Run) -> dict[str, list[tuple[Any, ...]]]:
         found = {}
         for table in set(tables) - {"seals"}:
             columns = [each[1] for each in connection.execute(f"PRAGMA table_info({table})")]
-            kept = ", ".join(f'"{name}"' for name in columns if name not in ("seconds", "kept"))
+            kept = ", ".join(
+                f'"{name}"' for name in columns if name not in ("seconds", "kept", "finished", "at")
+            )
             found[table] = sorted(connection.execute(f"SELECT {kept} FROM {table}").fetchall(), key=repr)
         return found
     finally:

@@ -136,6 +136,7 @@ def test_rollback_restores_the_timestep_before(steps: Steps, tmp_path: Path, cap
     assert state(run) == state(Run.open(steps.states[1]))
     with run.reading() as stores:
         kinds = [(event.kind, event.timestep) for event in stores.ledger.events()]
+        assert all(event.at.endswith("Z") for event in stores.ledger.events())
         verdict = stores.ledger.events("guard")[0].told
     assert kinds == [("guard", 2), ("rollback", 1)]
     assert (verdict["dataset"], verdict["action"]) == ("set2", "rolled back")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def decisions(ledger: Ledger, data: bytes = b"table") -> Committed:
     return commit_bytes(ledger.root, "timesteps/0001", "decisions", ".parquet", data)
 
 
+def seconds_since(stamp: str) -> float:
+    assert stamp.endswith("Z")
+    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
+
+
 def done(ledger: Ledger, timestep: int, phase: str) -> None:
     ledger.commit(timestep, phase, seed=1, result={}, seconds=0.5)
 
@@ -34,6 +40,7 @@ def test_a_phase_is_recorded_with_its_files(ledger: Ledger) -> None:
     result = {"clusters": 3, "names": ["é"]}
     ledger.commit(1, "select", seed=seed, result=result, seconds=1.5, files=[("decisions", committed)])
     assert ledger.phase(1, "select") == PhaseRecord(1, "select", seed, result, 1.5)
+    assert 0 <= seconds_since(ledger.phase(1, "select").finished) < 60
     assert ledger.phase(1, "train") is None
     assert ledger.files() == ledger.files(1) == [FileRecord(committed, 1, "select", "decisions")]
     assert ledger.files(2) == []
