@@ -55,7 +55,7 @@ def _members(file: BinaryIO, limits: Limits) -> Iterator[tuple[str, bytes, RowEr
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it keeps every header otherwise
                 if member.size < 0 or archive.offset <= end:
-                    raise tarfile.InvalidHeaderError("a member of negative size")
+                    raise tarfile.HeaderError("a member of negative size")
                 end = archive.offset
                 if member.isdir():
                     continue

@@ -19,8 +19,11 @@ import torch
 class Peers(Protocol):
     """This worker among those that train together."""
 
-    rank: int
-    size: int
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of everybody's tensor, in place, in whatever order is fastest."""
