@@ -124,6 +124,7 @@ class Allocator(ABC):
     needs: ClassVar[
         tuple[str, ...]
     ] = ()  # facts that cost enough to be computed only for those who read them
+    needs_vectors: ClassVar[bool] = False  # whether it cannot do without the recipe's vectors
 
     @abstractmethod
     def allocate(self, sizes: np.ndarray, budget: int, facts: ClusterFacts | None = None) -> np.ndarray:
@@ -224,6 +225,7 @@ class Density(Allocator):
     """
 
     name: ClassVar[str] = "density"
+    needs_vectors: ClassVar[bool] = True
 
     def allocate(self, sizes: np.ndarray, budget: int, facts: ClusterFacts | None = None) -> np.ndarray:
         if facts is None:

@@ -38,6 +38,7 @@ class Clusterer(ABC):
     __slots__ = ()
 
     name: ClassVar[str]
+    needs_vectors: ClassVar[bool] = False  # whether it cannot do without the recipe's vectors
 
     @abstractmethod
     def cluster(self, vectors: np.ndarray | None, n: int, rng: np.random.Generator) -> Clusters:
@@ -67,6 +68,7 @@ class KMeans(Clusterer):
     """
 
     name: ClassVar[str] = "kmeans"
+    needs_vectors: ClassVar[bool] = True
 
     k: int | Literal["auto", "root"] = 10  # number of clusters, or auto, or root: √n
     spherical: bool = True  # vectors and centroids on the unit sphere: clusters by cosine
@@ -188,6 +190,7 @@ class OfSelector(Clusterer):
     """
 
     name: ClassVar[str] = "selector"
+    needs_vectors: ClassVar[bool] = True
 
     expert: str = "ofa"  # a fitted expert that the router names too
 

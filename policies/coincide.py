@@ -131,6 +131,7 @@ class Transfer(Allocator):
     """Shares ∝ exp(transferability / (τ × density)): most to clusters that are near to others, and diverse."""
 
     name: ClassVar[str] = "transfer"
+    needs_vectors: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("density",)
 
     tau: float = 0.1  # temperature: the lower, the fewer clusters get the budget

@@ -92,6 +92,7 @@ class Pruner(ABC):
     __slots__ = ()
 
     name: ClassVar[str]
+    needs_vectors: ClassVar[bool] = False  # whether it cannot do without the recipe's vectors
 
     @property
     def within(self) -> Literal["pool", "cluster", "source"]:
@@ -123,6 +124,7 @@ class SemDeDup(Pruner):
     """The samples most like an earlier one of their group go. Nothing is measured while there is room."""
 
     name: ClassVar[str] = "semdedup"
+    needs_vectors: ClassVar[bool] = True
 
     within: Literal["cluster", "source"] = "cluster"  # source: of their dataset
     threshold: float | None = None  # cosine above which a sample goes even where there is room

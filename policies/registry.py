@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import types
 import warnings
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,20 @@ GROUPS = {
     "scorers": "lifelong.scorers",
     "recipes": "lifelong.recipes",
 }
+BASES = {
+    "candidates": ("policies.candidates", "Candidates", ("name",)),
+    "vectors": ("policies.vectors", "Vectors", ("name", "signal")),
+    "clusters": ("policies.clusterers", "Clusterer", ("name",)),
+    "router": ("policies.routers", "Router", ("name", "scorers")),
+    "budget": ("policies.allocators", "Allocator", ("name", "needs")),
+    "sample": ("policies.samplers", "Sampler", ("name", "needs")),
+    "prune": ("policies.pruners", "Pruner", ("name",)),
+    "start": ("policies.starts", "Start", ("name", "from_base")),
+    "scorers": ("policies.scorers.base", "Scorer", ("name", "needs", "paper", "passes")),
+}
+"""Of each slot the class that its words are made of, and what they must say of themselves."""
+PLAIN = (int, float, bool, str, type(None))
+"""Types of options that a text can be read as."""
 
 
 def names(slot: str) -> list[str]:
@@ -43,8 +58,13 @@ def find(slot: str, name: str) -> type:
 
 
 def recipe(name: str) -> Recipe:
-    """A recipe by name. Raises GrammarError if no installed package has it."""
-    return _load("recipes", name)
+    """A recipe by name. Raises GrammarError if no installed package has it, or if it is no recipe."""
+    found = _load("recipes", name)
+    if not isinstance(found, Recipe):
+        raise GrammarError(
+            f"recipes {name!r} is a {type(found).__name__}, not a recipe: make it with policies.grammar.Recipe.parse"
+        )
+    return found
 
 
 def recipes() -> dict[str, Recipe]:
@@ -65,8 +85,8 @@ def build(slot: str, word: str | Word) -> Any:
     Raises GrammarError that names the option, the word, and the options that it knows with their defaults.
     """
     word = parse_word(word) if isinstance(word, str) else word
-    cls = find(slot, word.name)
-    hints = get_type_hints(cls)
+    cls = usable(slot, word.name)
+    hints = _hints(slot, word.name, cls)
     declared = {f.name: f for f in fields(cls) if f.init}
 
     def refuse(problem: str) -> GrammarError:
@@ -94,8 +114,38 @@ def build(slot: str, word: str | Word) -> Any:
             raise refuse(f"option {name!r} is missing")
     try:
         return cls(**{name: _coerce(name, value, hints[name]) for name, value in given.items()})
-    except PolicyError as error:
+    except (ValueError, TypeError) as error:  # PolicyError is a ValueError
         raise refuse(str(error)) from error
+
+
+def usable(slot: str, name: str) -> type:
+    """The class of a word, which is what a word of its slot must be.
+
+    Raises GrammarError as `find`, and if it is no dataclass of its slot's base, or lacks what all have.
+    """
+    cls = find(slot, name)
+    module, base, said = BASES[slot]
+    if not isinstance(cls, type) or not issubclass(cls, getattr(import_module(module), base)):
+        raise GrammarError(f"{slot} {name!r} is {cls!r}, not a class made of {module}.{base}")
+    if not is_dataclass(cls):
+        raise GrammarError(
+            f"{slot} {name!r} is no dataclass: write @dataclass(frozen=True, slots=True) above it"
+        )
+    known = {*dir(cls), *(field.name for field in fields(cls))}
+    missing = sorted(cls.__abstractmethods__) + [each for each in said if each not in known]
+    if missing:
+        raise GrammarError(f"{slot} {name!r} lacks {', '.join(missing)}, which {module}.{base} describes")
+    needs = getattr(cls, "needs", ())
+    if isinstance(needs, str):
+        raise GrammarError(f"{slot} {name!r}: needs is {needs!r}; write ({needs!r},), with the comma")
+    return cls
+
+
+def _hints(slot: str, name: str, cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls)
+    except NameError as error:
+        raise GrammarError(f"{slot} {name!r}: the type of an option cannot be read: {error}") from error
 
 
 def _group(slot: str) -> str:
@@ -152,8 +202,15 @@ def _kind(hint: Any) -> str:
 def _coerce(option: str, value: Value | tuple[str, ...], hint: Any) -> Any:
     """A value as the annotation of its field asks. Raises PolicyError when it cannot be read so."""
     if get_origin(hint) is tuple:
-        return value if isinstance(value, tuple) else (str(value),)
+        values = value if isinstance(value, tuple) else (value,)
+        return tuple(_coerce(option, each, get_args(hint)[0]) for each in values)
     parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for part in parts:
+        if part not in PLAIN and get_origin(part) is not Literal:
+            raise PolicyError(
+                f"option {option!r} is of the type {part}, which no text can be read as: "
+                "use int, float, bool, str, Literal or tuple[str, ...]"
+            )
     for part in parts:
         try:
             return _as(part, value)

@@ -48,6 +48,10 @@ SIGNALS = (
 )
 
 
+VECTORS = frozenset({"gradient", "hidden", "attended", "encoded", "trajectory"}) | FROZEN["encoder"]
+"""Signals of many columns, which a recipe can have as its vectors."""
+
+
 class NeedsSignals(Protocol):
     """A word that reads signals."""
 
@@ -111,7 +115,7 @@ def plan(words: Iterable[NeedsSignals], vectors: Vectors) -> MeasurePlan:
     """The union of what the words (scorers, the sampler) and the vectors need.
 
     Raises:
-        UsageError: a scorer needs a signal that nothing gives, naming both.
+        UsageError: a scorer needs a signal that nothing gives, or the vectors are none, naming both.
     """
     signals: set[str] = set()
     for scorer in words:
@@ -129,6 +133,11 @@ def plan(words: Iterable[NeedsSignals], vectors: Vectors) -> MeasurePlan:
             )
         signals |= set(scorer.needs)
     if vectors.signal is not None:
+        if vectors.signal not in VECTORS:
+            raise UsageError(
+                f"vectors {vectors.name} are the signal {vectors.signal!r}, which has no vectors; "
+                f"those that have are {', '.join(sorted(VECTORS))}"
+            )
         signals.add(vectors.signal)
     for name, parts in DERIVED.items():
         if name in signals:

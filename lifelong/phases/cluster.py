@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from lifelong.context import Context, Outcome
+from lifelong.recipes.asked import asked
 from lifelong.signals.fitted import fitted_state
 from lifelong.signals.pool import PoolSignals
+from policies import promises
 from policies.arrays import blocks, members
 from policies.clusterers import BySource, Clusters, OfSelector
 from policies.coincide import density, transferability
@@ -23,12 +25,15 @@ def cluster(context: Context) -> Outcome:
     word = context.method.vectors
     vectors = signals.matrix(word.signal) if word.signal else None
     files: list[tuple[str, Committed]] = []
-    if isinstance(context.method.clusters, OfSelector):
-        found = context.method.clusters.assign(vectors, _centroids(context, signals, files))
-    elif isinstance(context.method.clusters, BySource):
-        found = context.method.clusters.of(signals.column("source"), vectors)
-    else:
-        found = _cluster(context, vectors, len(ordinals))
+    clusterer = context.method.clusters
+    with asked("clusters", clusterer.name, clusterer):
+        if isinstance(clusterer, OfSelector):
+            found = clusterer.assign(vectors, _centroids(context, signals, files))
+        elif isinstance(clusterer, BySource):
+            found = clusterer.of(signals.column("source"), vectors)
+        else:
+            found = _cluster(context, vectors, len(ordinals))
+        found = promises.clusters(found, len(ordinals))
     arrays = {"ordinal": ordinals, "cluster": found.labels}
     if vectors is not None and found.centroids is not None:
         arrays["centroid"] = found.centroids
@@ -57,7 +62,8 @@ def _cluster(context: Context, vectors: np.ndarray | None, n: int) -> Clusters:
         return context.method.clusters.cluster(vectors, n, rng)
     if not known.any():
         return Clusters(np.zeros(n, dtype=np.int32), None, 0.0)
-    found = context.method.clusters.cluster(vectors[known], int(known.sum()), rng)
+    n_known = int(known.sum())
+    found = promises.clusters(context.method.clusters.cluster(vectors[known], n_known, rng), n_known)
     k = int(found.labels.max()) + 1
     labels = np.full(n, k, dtype=np.int32)
     labels[known] = found.labels

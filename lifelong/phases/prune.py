@@ -6,6 +6,8 @@ import numpy as np
 
 from lifelong.account.decisions import Decisions, write_decisions
 from lifelong.context import Context, Outcome
+from lifelong.recipes.asked import asked
+from policies import promises
 from policies.pruners import Pruned
 
 
@@ -22,7 +24,9 @@ def prune(context: Context) -> Outcome:
             labels = np.zeros(len(ordinals), dtype=np.int32)
     vectors = context.signals().matrix(signal) if signal else None
     keep = context.config.pool.keep or len(ordinals)
-    pruned = pruner.prune(vectors, labels, keep, context.rng("prune", "pruner"))
+    with asked("prune", pruner.name, pruner):
+        found = pruner.prune(vectors, labels, keep, context.rng("prune", "pruner"))
+        pruned = promises.pruned(found, len(ordinals), keep, pruner)
     decisions = Decisions.of(context, pruned)
     committed = write_decisions(context, decisions)
     gone = np.flatnonzero(~pruned.kept)

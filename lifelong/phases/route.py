@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from lifelong.context import Context, Outcome
+from lifelong.recipes.asked import asked, signals_for
 from lifelong.recipes.method import Method
 from lifelong.signals.fitted import fitted_state
+from policies import promises
 from policies.arrays import members
 from policies.scorers.base import FittedScorer
 from stores.commit import Committed
@@ -20,19 +22,23 @@ def route(context: Context) -> Outcome:
     signals = context.signals()
     labels = context.arrays("clusters")["cluster"]
     needed = {name for scorer in method.scorers.values() for name in scorer.needs}
-    columns = signals.read(needed, labels)
+    read = signals.read(needed, labels)
     scores: dict[str, np.ndarray] = {}
     files: list[tuple[str, Committed]] = []
     for name, scorer in method.scorers.items():
         rng = context.rng("route", f"scorer {name}")
-        if isinstance(scorer, FittedScorer):
-            fitted = fitted_state(context, name, scorer, columns, files)
-            found = scorer.score_fitted(fitted, columns, rng)
-        else:
-            found = scorer.score(columns, rng)
-        scores[name] = np.asarray(found, dtype=np.float64)
+        columns = signals_for(scorer, read)
+        with asked("expert", name, scorer):
+            if isinstance(scorer, FittedScorer):
+                fitted = fitted_state(context, name, scorer, columns, files)
+                found = scorer.score_fitted(fitted, columns, rng)
+            else:
+                found = scorer.score(columns, rng)
+            scores[name] = promises.scores(found, len(labels))
     ranking, compared = _with_stand_ins(method, scores, labels)
-    routing = method.router.route(compared, labels, context.rng("route", "router"))
+    with asked("router", method.router.name, method.router):
+        found = method.router.route(compared, labels, context.rng("route", "router"))
+        routing = promises.routing(found, labels, ranking)
     chance = context.rng("route", "chance").random(len(labels))
     deciding = np.empty(len(labels))
     for cluster, rows in members(labels):

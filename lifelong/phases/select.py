@@ -9,12 +9,15 @@ import numpy as np
 from lifelong.config import budget_of
 from lifelong.context import Context, Outcome
 from lifelong.lengths import sample_lengths
+from lifelong.recipes.asked import asked, signals_for
 from lifelong.signals.unjudged import kept_apart
 from lifelong.steer.retry import groups_of
 from lifelong.training.train import training_order
+from policies import promises
 from policies.allocators import ClusterFacts, proportional
 from policies.arrays import members
 from policies.candidates import Group
+from policies.samplers import Sampler
 
 UNRANKED = -1
 
@@ -80,13 +83,15 @@ def _select_group(
     inside = [(cluster, candidates[rows]) for cluster, rows in members(labels[candidates])]
     sizes = np.array([len(rows) for _, rows in inside], dtype=np.int64)
     facts = _facts(clusters, [cluster for cluster, _ in inside], [score[rows] for _, rows in inside])
-    quotas = method.budget.allocate(sizes, group.budget, facts)
+    with asked("budget", method.budget.name, method.budget):
+        found = method.budget.allocate(sizes, group.budget, facts)
+        quotas = promises.quotas(found, sizes, group.budget, method.budget)
     picked: list[np.ndarray] = []
     for (cluster, rows), quota in zip(inside, quotas, strict=True):
         rng = context.rng("select", f"group {group.name} cluster {cluster}")
-        for part, share in _parts(rows, apart, int(quota)):
+        for part, share in _parts(rows, apart, quota):
             here = {name: all_ if len(part) == len(all_) else all_[part] for name, all_ in read.items()}
-            chosen, strata = method.sample.pick_told(score[part], share, rng, here)
+            chosen, strata = _picked(method.sample, score[part], share, rng, here)
             mine = part[chosen]
             # A cluster may lie in several groups; its ranks go on from one to the next.
             rank[mine] = np.arange(len(mine)) + np.count_nonzero(rank[labels == cluster] != UNRANKED)
@@ -94,6 +99,19 @@ def _select_group(
                 stratum[part] = strata
             picked.append(mine)
     return picked
+
+
+def _picked(
+    sampler: Sampler,
+    score: np.ndarray,
+    share: int,
+    rng: np.random.Generator,
+    signals: dict[str, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a sampler picks of n samples, (share,) of their indices, and their strata, (n,), or None."""
+    with asked("sample", sampler.name, sampler):
+        chosen, strata = sampler.pick_told(score, share, rng, signals_for(sampler, signals))
+        return promises.picks(chosen, len(score), share), promises.strata(strata, len(score))
 
 
 def _parts(rows: np.ndarray, apart: np.ndarray, quota: int) -> list[tuple[np.ndarray, int]]:

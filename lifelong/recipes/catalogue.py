@@ -5,30 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 from lifelong.config import RunConfig
+from lifelong.errors import LifelongError
 from lifelong.recipes.files import read_recipe
 from lifelong.recipes.method import method
 from policies import registry
+from policies.errors import PolicyError
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Every recipe and every scorer."""
-    recipes = [
-        {
-            "name": name,
-            "summary": recipe.summary,
-            "paper": recipe.paper,
-            "passes": list(method(recipe).measures.passes),
-            "sentence": recipe.sentence(),
-        }
-        for name, recipe in registry.recipes().items()
-    ]
-    scorers = []
-    for name in registry.names("scorers"):
-        scorer = registry.find("scorers", name)
-        scorers.append(
-            {"name": name, "paper": scorer.paper, "signals": list(scorer.needs), "passes": scorer.passes}
-        )
-    return {"recipes": recipes, "scorers": scorers}
+    """Every recipe and every scorer; under `broken` those that cannot be used, and why."""
+    found: dict[str, list[dict[str, Any]]] = {"recipes": [], "scorers": [], "broken": []}
+    for kind, told in (("recipes", _recipe), ("scorers", _scorer)):
+        for name in registry.names(kind):
+            try:
+                found[kind].append(told(name))
+            except (LifelongError, PolicyError) as error:
+                found["broken"].append({"kind": kind, "name": name, "reason": str(error)})
+    return found
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    recipe = registry.recipe(name)
+    return {
+        "name": name,
+        "summary": recipe.summary,
+        "paper": recipe.paper,
+        "passes": list(method(recipe).measures.passes),
+        "sentence": recipe.sentence(),
+    }
+
+
+def _scorer(name: str) -> dict[str, Any]:
+    scorer: Any = registry.usable("scorers", name)
+    return {"name": name, "paper": scorer.paper, "signals": list(scorer.needs), "passes": scorer.passes}
 
 
 def describe_recipe(name: str, config: RunConfig) -> dict[str, Any]:
@@ -58,4 +67,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         paper = f"  [{scorer['paper']}]" if scorer["paper"] else ""
         lines.append(f"  {scorer['name']:<18} reads {', '.join(scorer['signals']) or 'nothing'}{paper}")
         lines.append(f"  {'':<18} costs {scorer['passes']}")
+    if found["broken"]:
+        lines.append("CANNOT BE USED")
+        lines += [f"  {each['kind']} {each['name']}: {each['reason']}" for each in found["broken"]]
     return "\n".join(lines)

@@ -74,6 +74,7 @@ def method(recipe: str | dict[str, str] | Recipe, config: RunConfig | None = Non
         for name in [each.stand_in for each in scorers.values() if each.stand_in not in ("", *scorers)]:
             scorers[name] = _expert(name, options.get(name, {}))
         _check_selector(words["clusters"], scorers)
+        _check_vectors(resolved, words)
         built = Method(resolved, scorers=scorers, skipped=skipped, **words)
         _without = _lacking(built.measures.signals, config)
         if _without:
@@ -85,8 +86,8 @@ def method(recipe: str | dict[str, str] | Recipe, config: RunConfig | None = Non
 
 def _expert(name: str, options: Mapping[str, Any]) -> Scorer:
     """An expert with its options; the artefact of a fitted one is read by the loop, not by the expert."""
-    given = dict(options)
-    if issubclass(registry.find("scorers", name), FittedScorer):
+    given, cls = dict(options), registry.find("scorers", name)
+    if isinstance(cls, type) and issubclass(cls, FittedScorer):
         given.pop(SELECTOR, None)
     return registry.build("scorers", Word(name, options=given))
 
@@ -97,6 +98,17 @@ def _check_selector(word: Clusterer, scorers: Mapping[str, Scorer]) -> None:
             f"clusters selector[{word.expert}] reads the centroids of expert {word.expert!r}, which the router "
             "does not name: write e.g. router always[ofa], clusters selector[ofa]"
         )
+
+
+def _check_vectors(recipe: Recipe, words: Mapping[str, Any]) -> None:
+    """What would show only when a timestep comes to it, after hours of measuring or training, shows here."""
+    if words["vectors"].signal is None:
+        for slot in ("clusters", "budget", "prune"):
+            if words[slot].needs_vectors:
+                raise UsageError(
+                    f"recipe {recipe.name}: {slot} {recipe.word(slot)} compares vectors, and the recipe has none; "
+                    "write e.g. vectors gradient"
+                )
 
 
 def _without_source(scorers: Mapping[str, Scorer], config: RunConfig | None) -> dict[str, str]:

@@ -8,8 +8,10 @@ from functools import partial
 import numpy as np
 
 from lifelong.context import Context
+from lifelong.recipes.asked import asked
 from lifelong.steer.rollback import cells_of
 from lifelong.steer.verdicts import KIND, RETRIED, Verdict, verdicts
+from policies import promises
 from policies.candidates import Group
 from stores.database import transaction
 from stores.undo import Undo, Undone
@@ -36,7 +38,7 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
 
     What the first group takes is not there for the others.
     """
-    groups = partial(context.method.candidates.groups, is_new, **_past(context))
+    groups = partial(_groups, context, is_new)
     tried = [verdict for verdict in verdicts(context.stores, context.timestep) if verdict.action == RETRIED]
     if not tried:
         return groups(budget)
@@ -46,6 +48,13 @@ def groups_of(context: Context, labels: np.ndarray, is_new: np.ndarray, budget: 
     share = min(1.0, len(tried) * context.config.guard.replay)
     quota = min(int(budget * share), int(mask.sum()))
     return [Group(f"replay of {' and '.join(harmed)}", mask, quota), *groups(budget - quota)]
+
+
+def _groups(context: Context, is_new: np.ndarray, budget: int) -> list[Group]:
+    """The recipe's groups of candidates."""
+    word = context.method.candidates
+    with asked("candidates", word.name, word):
+        return promises.groups(word.groups(is_new, budget, **_past(context)), len(is_new), budget)
 
 
 def _past(context: Context) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from lifelong.context import Context
 from lifelong.measure.plan import MeasurePlan, passes_of
 from lifelong.measure.pool import measure
+from lifelong.recipes.asked import weights_kept
 from lifelong.training.average import Weights, mean_of, weights_in
 from stores.pool import PoolRow
 
@@ -26,7 +27,7 @@ def best_weight(context: Context, before: Path, after: Path) -> tuple[float, lis
     pool no sample that was not trained on; the largest weight is kept then.
     """
     start = context.method.start
-    weights = start.weights(context.timestep)
+    weights = weights_kept(start, context.timestep)
     if len(weights) == 1:
         return weights[0], []
     rows = held_out(context, start.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lifelong.context import ADAPTER, Context
 from lifelong.errors import InputError
 from lifelong.formats.detect import find_files
+from lifelong.recipes.asked import weights_kept
 from lifelong.signals.pool import MEASURED
 from lifelong.signals.refresh import due
 from stores.space import require_space
@@ -68,5 +69,5 @@ def _adapters(context: Context) -> int:
     kept = context.config.measure.trajectory if context.method.measures.trajectory else 0
     # Weights, and the two moments that AdamW keeps of each.
     states = 2 * 3 if context.config.train.checkpoint_steps else 0
-    mean = min(context.method.start.weights(context.timestep)) < 1
+    mean = min(weights_kept(context.method.start, context.timestep)) < 1
     return adapter * (1 + mean + kept + states)

@@ -62,6 +62,12 @@ def test_every_installed_recipe_can_be_built(name: str) -> None:
         ({"recipe": "adapt-inf", "vectors": "gradient[dim=0]"}, "dim is 0; it must be 1 or more"),
         ({"router": "always[truth]"}, "unknown word in scorers 'truth'"),
         ({"router": "always[uniqueness]"}, "'uniqueness' needs vectors, and the recipe has none"),
+        ({"recipe": "random", "clusters": "kmeans"}, r"recipe random: clusters kmeans compares vectors"),
+        (
+            {"recipe": "random", "prune": "semdedup"},
+            "prune semdedup compares vectors, and the recipe has none",
+        ),
+        ({"recipe": "random", "budget": "density"}, "budget density compares vectors"),
     ],
 )
 def test_faults_are_usage_errors_that_name_the_word(recipe: str | dict[str, str], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (metadata / "entry_points.txt").write_text(f"[{group}]\n{points}\n")
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name.replace("-", "_"), raising=False)
 
     return install
 
@@ -137,3 +139,65 @@ def test_two_packages_with_the_same_word_are_both_named(plug_in) -> None:
     plug_in("rival", "lifelong.samplers", "top = rival:Top", "class Top: ...\n")
     with pytest.raises(GrammarError, match=r"'top' is defined more than once, by .*rival 1.2 \(rival:Top\)"):
         registry.find("sample", "top")
+
+
+HEADING = """
+from dataclasses import dataclass
+from policies.samplers import Sampler
+from policies.scorers.base import Scorer
+"""
+SCORER = """
+    name = "odd"
+    needs = ("nll",)
+    paper = ""
+    passes = "one forward"
+    def score(self, signals, rng):
+        return signals["nll"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def Odd(): ...", "not a class made of policies.scorers.base.Scorer"),
+        ("class Odd: ...", "not a class made of policies.scorers.base.Scorer"),
+        ("class Odd(Sampler): ...", "not a class made of policies.scorers.base.Scorer"),
+        (f"class Odd(Scorer):{SCORER}", "'odd' is no dataclass"),
+        ("@dataclass\nclass Odd(Scorer): name = 'odd'", "lacks score, needs, paper, passes"),
+        (f"@dataclass\nclass Odd(Scorer):{SCORER}    needs = 'nll'", r"needs is 'nll'; write \('nll',\)"),
+        (f"@dataclass\nclass Odd(Scorer):{SCORER}    x: 'Nowhere' = 1", "'Nowhere' is not defined"),
+    ],
+)
+def test_a_class_that_is_no_word_is_told_what_it_lacks(plug_in, code: str, said: str) -> None:
+    plug_in("odd-one", "lifelong.scorers", "odd = odd_one:Odd", HEADING + code)
+    with pytest.raises(GrammarError, match=said):
+        registry.build("scorers", "odd")
+
+
+OPTIONS = f"""
+@dataclass
+class Odd(Scorer):{SCORER}
+    power: float = 1.0
+    pairs: list[int] | None = None
+    shares: tuple[float, ...] = ()
+    def __post_init__(self):
+        if self.power < 0:
+            raise ValueError("power must be 0 or more")
+"""
+
+
+def test_options_of_other_types_are_refused_and_numbers_of_a_tuple_are_numbers(plug_in) -> None:
+    plug_in("optional", "lifelong.scorers", "odd = optional:Odd", HEADING + OPTIONS)
+    with pytest.raises(
+        GrammarError, match=r"'pairs' is of the type list\[int\], which no text can be read as"
+    ):
+        registry.build("scorers", "odd[pairs=3]")
+    with pytest.raises(GrammarError, match=r"power must be 0 or more\. Options of odd: power=1\.0"):
+        registry.build("scorers", "odd[power=-1]")
+    assert registry.build("scorers", "odd[shares=0.5]").shares == (0.5,)
+
+
+def test_what_is_no_recipe_is_told_as_such(plug_in) -> None:
+    plug_in("unread", "lifelong.recipes", "text = unread:TEXT", "TEXT = 'router always[el2n]'\n")
+    with pytest.raises(GrammarError, match="'text' is a str, not a recipe"):
+        registry.recipe("text")

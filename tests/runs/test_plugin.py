@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifelong import Run
+from lifelong import Run, methods, select
+from lifelong.cli import invoke
+from lifelong.errors import UsageError
 from policies.routers import score_entropy
 from tests.runs.conftest import ROOT
-from tests.runs.small import decisions, write_stream
+from tests.runs.small import decisions, small_entry, write_stream
 
 PYPROJECT = """
 [build-system]
@@ -118,3 +120,122 @@ def test_it_is_in_the_catalogue_and_can_be_named(environment: dict[str, str]) ->
     )
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ended.stdout.split("\n")[:2] == ["True", "['nll']"], ended.stderr
+
+
+FAULTY = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.grammar import Recipe
+from policies.samplers import Sampler
+from policies.scorers.base import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy(Sampler):
+    name = "greedy"
+
+    def pick(self, scores, budget, rng, signals=None):
+        return np.arange(len(scores))
+
+
+class Expert(Scorer):
+    paper = ""
+    passes = "none"
+    needs = ("ordinal",)
+
+
+@dataclass(frozen=True, slots=True)
+class Fails(Expert):
+    name = "fails"
+
+    def score(self, signals, rng):
+        raise KeyError("of mine")
+
+
+@dataclass(frozen=True, slots=True)
+class Forgets(Expert):
+    name = "forgets"
+
+    def score(self, signals, rng):
+        return signals["source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sorts(Expert):
+    name = "sorts"
+
+    def score(self, signals, rng):
+        signals["ordinal"].sort()
+        return signals["ordinal"]
+
+
+LOST = Recipe.parse("lost", "router always[nowhere]")
+"""
+POINTS = """
+[lifelong.samplers]
+greedy = faulty:Greedy
+[lifelong.scorers]
+fails = faulty:Fails
+forgets = faulty:Forgets
+sorts = faulty:Sorts
+gone = faulty:Gone
+[lifelong.recipes]
+lost = faulty:LOST
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with mistakes, as an installer leaves it."""
+    metadata = tmp_path / "faulty-0.1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
+    (metadata / "entry_points.txt").write_text(POINTS)
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ({"sample": "greedy"}, "sample greedy: picked 24 of 24 samples; want 6"),
+        (
+            {"router": "always[fails]"},
+            r"expert fails of faulty failed: KeyError: 'of mine' \(faulty.py line 30\)",
+        ),
+        (
+            {"router": "always[forgets]"},
+            "expert forgets: reads the signal 'source', which its `needs` do not",
+        ),
+        ({"router": "always[sorts]"}, "expert sorts of faulty failed: ValueError: .*read-only"),
+    ],
+)
+def test_what_goes_wrong_in_a_word_is_told_with_its_name(
+    faulty: None, tmp_path: Path, word: dict[str, str], said: str
+) -> None:
+    given = small_entry(tmp_path, "easyvqa")
+    with pytest.raises(UsageError, match=said):
+        select(
+            given["train"],
+            tmp_path / "out.json",
+            {"recipe": "random", **word},
+            budget="25%",
+            images=given["images"],
+        )
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_what_cannot_be_used_is_listed_beside_all_that_can(
+    faulty: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = methods()
+    assert {each["name"] for each in found["broken"]} == {"gone", "lost"}
+    assert "adapt-inf" in {each["name"] for each in found["recipes"]}
+    assert {"el2n", "fails"} <= {each["name"] for each in found["scorers"]}
+    assert invoke(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert "scorers 'gone' of faulty 0.1 (faulty:Gone) cannot be imported" in told
+    assert "unknown word in scorers 'nowhere'" in told
