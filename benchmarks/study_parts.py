@@ -127,6 +127,8 @@ PARTS = {
         family="short",
         first=3,
     ),
+    # Half of the budget for what has just arrived: what the default gives it is its share of a pool that grows.
+    "replay": Part(("random", "random-replay", "adapt-average.yaml", "replay-average.yaml", "adapt-replay.yaml")),
     # What is forgotten, without the noise of 25 questions: all are asked after every timestep.
     "every": Part(
         ("sequential", "random", "adapt-average.yaml", "random-average.yaml", "prune-none.yaml"),
