@@ -311,7 +311,9 @@ class Ledger:
             " ORDER BY number",
             {"kind": kind},
         )
-        return [Event(*keys, json.loads(told), at) for *keys, told, at in cursor]
+        return [
+            Event(number, timestep, name, json.loads(told), at) for number, timestep, name, told, at in cursor
+        ]
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a key, replacing an earlier one."""
