@@ -36,7 +36,7 @@ def check(
 def select(
     dataset: str | Path,
     out: str | Path,
-    method: str | dict[str, str],
+    method: str | Path | dict[str, str],
     *,
     budget: str | int = "15%",
     model: str = "",

@@ -76,7 +76,7 @@ class Run(Steering):
         root: str | Path,
         *,
         model: str = "",
-        recipe: str | dict[str, str] | None = None,
+        recipe: str | Path | dict[str, str] | None = None,
         config: RunConfig | dict[str, Any] | None = None,
         progress: Progress | bool | None = None,
         callbacks: Iterable[Callback] = (),

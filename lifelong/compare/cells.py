@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import product
+from math import factorial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def named(recipes: Sequence[str]) -> dict[str, str | dict[str, str]]:
     """What `--recipes` lists, by name: recipes that are known, and those that files describe.
 
     Raises:
-        UsageError: a file cannot be read, or two recipes have the same name.
+        UsageError: a file cannot be read, two recipes have the same name, or a name is none that a folder can have.
     """
     found: dict[str, str | dict[str, str]] = {}
     for text in recipes:
@@ -112,16 +114,31 @@ def named(recipes: Sequence[str]) -> dict[str, str | dict[str, str]]:
         name = recipe if isinstance(recipe, str) else recipe["name"]
         if name in found:
             raise UsageError(f"--recipes names {name} twice; give a recipe file a `name:` of its own")
+        if not name.strip() or name.startswith(".") or set(name) & set("/\\\0"):
+            raise UsageError(
+                f"{text}: its runs have folders that are called by its name, and {name!r} cannot be one; give it a "
+                "`name:` without slashes that begins with no dot"
+            )
         found[name] = recipe
     return found
 
 
 def ordered(stream: Stream, order: int) -> Stream:
-    """The stream's datasets in its own order (0), or in one drawn from the order's number."""
-    if order == 0:
-        return stream
-    places = seeds.generator(0, order, "compare", "order").permutation(len(stream.datasets))
-    return replace(stream, datasets=[stream.datasets[place] for place in places])
+    """The stream's datasets in its own order (0), or in one drawn from the order's number, each order once.
+
+    Raises:
+        UsageError: there are not so many orders.
+    """
+    count = len(stream.datasets)
+    if order >= factorial(count):
+        raise UsageError(f"--orders asks for more than {count} datasets have: {factorial(count)} at most")
+    drawn = [tuple(range(count))]
+    for number in range(1, order + 1):
+        rng = seeds.generator(0, number, "compare", "order")
+        while (places := tuple(rng.permutation(count).tolist())) in drawn:
+            pass  # the same order twice would count as two runs, and be one
+        drawn.append(places)
+    return replace(stream, datasets=[stream.datasets[place] for place in drawn[-1]])
 
 
 def run_cells(plan: Plan, cells: Sequence[Cell], progress: Progress, jobs: int) -> Iterator[tuple[Cell, str]]:
@@ -141,9 +158,17 @@ def run_cells(plan: Plan, cells: Sequence[Cell], progress: Progress, jobs: int) 
         running = {workers.submit(run_cell, plan, cell): cell for cell in cells}
         try:
             for each in as_completed(running):
-                yield running[each], each.result()
+                yield running[each], _ended(each)
         finally:
             workers.shutdown(cancel_futures=True)
+
+
+def _ended(run: Future[str]) -> str:
+    """What a run came to; a process that was killed has taken those of the others with it."""
+    try:
+        return run.result()
+    except BrokenProcessPool:
+        return "a process was killed, as happens where memory is short; give the same command again, with fewer --jobs"
 
 
 def run_cell(plan: Plan, cell: Cell, progress: Progress | None = None) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lifelong.compare.cells import Cell, Plan, run_cells
-from lifelong.compare.results import Results, read_result, read_results
+from lifelong.compare.cells import ALL, Cell, Plan, ordered, run_cells
+from lifelong.compare.results import Results, read_file, read_result
 from lifelong.context import DATABASE
 from lifelong.errors import InputError, UsageError
 from lifelong.progress import Progress
 from lifelong.recipes.method import method, resolve
 from lifelong.run import Run
-from lifelong.stream import read_stream
+from lifelong.stream import Stream, read_stream
 
 RESULTS = "results.json"
 
@@ -38,6 +38,9 @@ class Comparison:
             raise InputError(
                 f"{plan.stream}: no dataset has an eval set, so nothing can be compared; add `eval: FILE`"
             )
+        ordered(self.stream, plan.orders - 1)
+        if plan.orders > 1:
+            _require_one_eval_set(self.stream)
         for cell in plan.cells():
             config = plan.config(cell)
             method(
@@ -61,7 +64,7 @@ class Comparison:
             if reason:
                 failed[cell] = reason
             else:
-                self._kept.add(cell, read_result(Run.open(self.plan.root(cell))))
+                self._keep(cell, Run.open(self.plan.root(cell)))
                 self._write()
         return self.results(failed)
 
@@ -71,7 +74,8 @@ class Comparison:
         reasons = {cell.name: reason for cell, reason in (failed or {}).items()}
         chosen = self._kept.only(self.plan)
         missing = [cell.name for cell in self.plan.cells() if not chosen.has(cell)]
-        return Results(chosen.found, {name: reasons.get(name, "not finished") for name in missing})
+        whole = frozenset(name for name in self.plan.recipes if self.plan.budget(name, "") == ALL)
+        return Results(chosen.found, {name: reasons.get(name, "not finished") for name in missing}, whole)
 
     def _take_finished(self) -> None:
         """Put on file the runs that ended without being put there."""
@@ -83,15 +87,25 @@ class Comparison:
             run = Run.open(root)
             stands = run.status()
             if stands["phase"] is None and stands["timestep"] == len(self.stream.datasets):
-                self._kept.add(cell, read_result(run))
+                self._keep(cell, run)
                 found = True
         if found:
             self._write()
 
+    def _keep(self, cell: Cell, run: Run) -> None:
+        """Take a finished run. Raises: InputError if it answered other questions than those on file."""
+        result = read_result(run)
+        if said := self._kept.other_questions(result):
+            raise InputError(
+                f"{run.root}: {said}, so that its scores cannot be compared: an eval set has changed. Put it back and "
+                "remove that run, or name another folder with --out"
+            )
+        self._kept.add(cell, result)
+
     def _read(self) -> Results:
         if not self.path.is_file():
             return Results()
-        kept = json.loads(self.path.read_text(encoding="utf-8"))
+        found, kept = read_file(self.path)
         now = self._identity()
         for name in ("stream", "settings"):
             if kept[name] != now[name]:
@@ -104,7 +118,7 @@ class Comparison:
                 raise UsageError(
                     f"{self.path} knows {name} as another recipe ({sentence}); give this one another name"
                 )
-        return read_results(self.path)
+        return found
 
     def _identity(self) -> dict[str, Any]:
         stream = [self.stream.name, *(feed.name for feed in self.stream.datasets)]
@@ -125,3 +139,15 @@ class Comparison:
         staged = self.path.with_suffix(".staged")
         staged.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
         staged.replace(self.path)
+
+
+def _require_one_eval_set(stream: Stream) -> None:
+    """Raises: InputError if the order decides which eval set a skill has: runs would answer other questions."""
+    first: dict[str, Any] = {}
+    for feed in filter(lambda each: each.eval, stream.datasets):
+        other = first.setdefault(feed.skill, feed)
+        if (feed.eval, feed.metric) != (other.eval, other.metric):
+            raise InputError(
+                f"{other.name} and {feed.name} bring eval sets of their own for skill {feed.skill!r}, and the first to "
+                "come counts: with --orders, name the same `eval:` and `metric:` at both, or at one of them"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Result:
     """A finished run. scores: skill → (n,) score of each eval sample after the last timestep, in the eval set's order.
 
     seconds: of each phase, over all timesteps; steps: optimiser steps; trained: samples that they took; digest: of
-    the run, equal for equal runs.
+    the run, equal for equal runs; questions: skill → hash of its eval samples and references, left out where unknown.
     """
 
     curves: Curves
@@ -39,6 +40,7 @@ class Result:
     steps: int
     trained: int
     digest: str
+    questions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Result:
@@ -53,7 +55,10 @@ class Result:
             **matrix,
         )
         scores = {skill: np.array(values, dtype=float) for skill, values in kept["scores"].items()}
-        return cls(curves, scores, kept["seconds"], kept["steps"], kept["samples_trained"], kept["digest"])
+        return cls(
+            curves, scores, kept["seconds"], kept["steps"], kept["samples_trained"], kept["digest"],
+            kept.get("questions", {}),
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """For a file."""
@@ -64,6 +69,7 @@ class Result:
             "samples_trained": self.trained,
             "seconds": self.seconds,
             **{name: measured[name] for name in ("skills", "metrics", "introduced", "n", "R", "stderr")},
+            "questions": self.questions,
             "scores": {
                 skill: [_short(value) for value in found.tolist()] for skill, found in self.scores.items()
             },
@@ -94,10 +100,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Every finished run by (recipe, budget) and (order, seed); what is missing, and why."""
+    """Every finished run by (recipe, budget) and (order, seed); what is missing, and why.
+
+    whole: recipes that take every sample, so that their runs stand for every budget.
+    """
 
     found: dict[Group, dict[Unit, Result]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
 
     def add(self, cell: Cell, result: Result) -> None:
         self.found.setdefault((cell.recipe, cell.budget), {})[cell.order, cell.seed] = result
@@ -110,6 +120,17 @@ class Results:
             for (order, seed), result in units.items():
                 yield Cell(recipe, budget, order, seed), result
 
+    def other_questions(self, result: Result) -> str:
+        """How the questions of a run differ from those of a run that is there; "" if they are the same."""
+        for cell, other in self.items():
+            for skill in result.scores.keys() & other.scores.keys():
+                mine, theirs = len(result.scores[skill]), len(other.scores[skill])
+                if mine != theirs:
+                    return f"it answered {mine} questions of {skill}, and {cell.name} {theirs}"
+                if len({run.questions[skill] for run in (result, other) if skill in run.questions}) > 1:
+                    return f"it answered other questions of {skill} than {cell.name}"
+        return ""
+
     def only(self, plan: Plan) -> Results:
         """What was found of the plan's own cells."""
         wanted = set(plan.cells())
@@ -121,16 +142,26 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """What a file of results holds. Raises: InputError if it cannot be read."""
+    """The runs that a file of results holds. Raises: InputError if it cannot be read."""
+    return read_file(path)[0]
+
+
+def read_file(path: Path) -> tuple[Results, dict[str, Any]]:
+    """What a file of results holds: its runs, and what they were runs of (stream, settings, recipes).
+
+    Raises: InputError if it cannot be read.
+    """
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        kept = json.loads(path.read_text(encoding="utf-8"))
         found = Results()
-        for run in runs:
+        for run in kept["runs"]:
             cell = Cell(run["recipe"], run["budget"], run["order"], run["seed"])
             found.add(cell, Result.from_dict(run))
+        return found, {name: kept[name] for name in ("stream", "settings", "recipes")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no file of results ({error!r})") from error
-    return found
+        raise InputError(
+            f"{path} is no file of results ({error!r}); without it, the runs in runs/ are read again"
+        ) from error
 
 
 def read_result(run: Run) -> Result:
@@ -140,6 +171,7 @@ def read_result(run: Run) -> Result:
         last = stores.ledger.last_timestep() or 0
         records = [each for timestep in range(1, last + 1) for each in stores.ledger.phases(timestep)]
         scores = _scores(stores, last)
+        questions = {skill: _questions(stores, skill) for skill in scores}
     seconds: dict[str, float] = {}
     for record in records:
         seconds[record.phase] = seconds.get(record.phase, 0.0) + record.seconds
@@ -151,7 +183,16 @@ def read_result(run: Run) -> Result:
         sum(result["steps"] for result in training),
         sum(result["samples"] for result in training),
         run.digest(),
+        questions,
     )
+
+
+def _questions(stores: Stores, skill: str) -> str:
+    """A hash of a skill's eval samples and references, in order."""
+    found = hashlib.sha256()
+    for item in stores.evals.items(skill):
+        found.update(json.dumps([item.sample_id, item.reference], sort_keys=True).encode())
+    return found.hexdigest()[:16]
 
 
 def _short(value: float) -> float | int:

@@ -2,8 +2,10 @@
 
 Runs (a seed, an order of the stream) and the eval samples of a skill are crossed: every run answers the same
 questions. Both are resampled, independently: the pigeonhole bootstrap (Owen 2007, https://arxiv.org/abs/0712.1111),
-which for such a design is, if anything, too wide. Skills are not resampled: they are what is asked about, and
-count equally.
+which is, if anything, too wide where there are many of both. Few runs never show how far runs lie apart: where that is
+nearly all the noise, as with thousands of questions, an interval of 95 % held the truth in 75 % of simulations with 2
+runs, 80 % with 3, 88 % with 5 and 90 % with 8; where the questions are as noisy as the runs, in 95 % with 3. Skills are
+not resampled: they are what is asked about, and count equally.
 """
 
 from __future__ import annotations

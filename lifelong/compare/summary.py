@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from lifelong import seeds
+from lifelong.account.curves import relative_gain
+from lifelong.compare.cells import ALL
 from lifelong.compare.results import Group, Result, Results, Unit
 from lifelong.compare.statistics import Estimate, estimate, over_units
 
@@ -21,7 +23,7 @@ FORMULAS = {
     "difference": "the same of score minus the reference's score, on the same seeds, orders and eval samples; "
     "clear: the interval leaves zero out",
     "relative_gain": "100 * mean over s of R[T, s] / R_full[s], in %; R_full: mean over the runs of "
-    "multitask",
+    "multitask; undefined (-) where that is 0",
     "forgetting": "mean over skills of max over u < T of R[u, s], minus R[T, s]; ± 95 % by Student's t over runs",
     "backward_transfer": "mean over the skills that came before timestep T of R[T, s] - R[t_s, s]; unlike the maximum "
     "in forgetting it does not grow with the noise of small eval sets; ± as above",
@@ -77,7 +79,7 @@ def summarise(results: Results, against: str, seed: int = 0) -> Summary:
 def _line(results: Results, group: Group, against: str, skills: list[str], seed: int) -> Line:
     recipe, budget = group
     units = results.found[group]
-    reference = results.found.get((against, budget), {})
+    reference = results.found.get((against, ALL if against in results.whole else budget), {})
     full = next((list(units.values()) for (name, _), units in results.found.items() if name == FULL), [])
     runs = list(units.values())
     rng = lambda purpose: seeds.generator(seed, 0, "compare", f"{recipe} {budget} {purpose}")  # noqa: E731
@@ -116,10 +118,9 @@ def _paired(units: dict[Unit, Result], reference: dict[Unit, Result], skill: str
 
 
 def _gain(run: Result, full: list[Result]) -> float:
-    """Relative gain, skill by skill, over the mean of the runs that trained on everything."""
+    """Relative gain, skill by skill, over the mean of the runs that trained on everything; NaN where that is 0."""
     last = [np.mean([_last(each)[skill] for each in full]) for skill in run.curves.skills]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(100 * np.mean(run.curves.R[-1] / np.array(last)))
+    return relative_gain(run.curves.R[-1], np.array(last)) if all(last) else math.nan
 
 
 def _last(run: Result) -> dict[str, float]:

@@ -40,7 +40,7 @@ def overall(lines: Sequence[Line], against: str) -> str:
             f"{100 * line.difference.mean:+.1f}" if line.difference else "",
             between(line.difference) if line.difference else "",
             _verdict(line.difference),
-            "" if line.relative_gain is None else f"{line.relative_gain:.1f}",
+            "" if line.relative_gain is None else _plus_minus((line.relative_gain / 100, math.nan)),
             _plus_minus(line.forgetting),
             _plus_minus(line.backward_transfer),
             _plus_minus(line.forward_transfer),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ BASE, NAME, SENTENCE = "recipe", "name", "sentence"
 NOTES = ("paper", "summary")
 
 
-def read_recipe(text: str | dict[str, str]) -> str | dict[str, str]:
+def read_recipe(text: str | PathLike[str] | dict[str, str]) -> str | dict[str, str]:
     """What `--recipe` names: a recipe's name as it is, or the words of a recipe file, checked one by one.
 
     text: a name, a file, or words, which are returned as they are.
@@ -29,6 +30,8 @@ def read_recipe(text: str | dict[str, str]) -> str | dict[str, str]:
     Raises:
         UsageError: the file cannot be read, or a slot or a word is unknown; names the file and the nearest known one.
     """
+    if isinstance(text, PathLike):
+        text = fspath(text)
     if not isinstance(text, str) or not text.endswith(SUFFIXES):
         return text
     values = _values(Path(text))

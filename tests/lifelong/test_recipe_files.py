@@ -40,8 +40,9 @@ def test_a_changed_recipe_says_what_is_changed_unless_it_has_words_of_its_own(
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("recipe: adapt-inf\nsample: top\nstart: base\n")
-    recipe = resolve(read_recipe(str(path)))
+    recipe = resolve(read_recipe(path))
     assert recipe.summary == "adapt-inf with sample top, start base"
+    assert resolve(read_recipe(str(path))) == recipe
     assert resolve({"recipe": "adapt-inf"}).summary == registry.recipe("adapt-inf").summary
     path.write_text("recipe: adapt-inf\nsample: top\nsummary: 'Mine: all of it'\npaper: arXiv 0\n")
     recipe = resolve(read_recipe(str(path)))
