@@ -25,6 +25,9 @@ from transformers import (
     Gemma4Processor,
     GemmaConfig,
     GotOcr2ImageProcessor,
+    Granite4VisionConfig,
+    Granite4VisionForConditionalGeneration,
+    Granite4VisionProcessor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessor,
@@ -48,6 +51,10 @@ from transformers import (
     MllamaForConditionalGeneration,
     MllamaImageProcessor,
     MllamaProcessor,
+    Ovis2Config,
+    Ovis2ForConditionalGeneration,
+    Ovis2ImageProcessor,
+    Ovis2Processor,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
@@ -376,6 +383,55 @@ def llava_onevision(folder: Path) -> Path:
     return _save(LlavaOnevisionForConditionalGeneration(config), processor, folder)
 
 
+def granite4_vision(folder: Path) -> Path:
+    """Granite 4 Vision: tiles, read by a Q-Former and added to the states of two layers; scaled logits."""
+    tokenizer = _tokenizer(["<s>", "</s>", "<pad>", "<image>"], "<s>", "</s>", "<pad>")
+    grid = [[64, 128], [128, 64], [128, 128]]
+    seen = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"}
+    config = Granite4VisionConfig(
+        vision_config=SiglipVisionConfig(
+            **TOWER | {"hidden_size": 64, "image_size": 64}, vision_use_head=False
+        ),
+        text_config=_text_of(tokenizer, logits_scaling=0.25, attention_multiplier=0.2),
+        qformer_config={"intermediate_size": 32, "num_hidden_layers": 1, "cross_attention_frequency": 1},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grid,
+        deepstack_layer_map=[[-1, 0]],
+        spatial_target_layers=[1, 1, 1, 1],
+        **seen,
+    )
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_grid_pinpoints=grid
+    )
+    processor = Granite4VisionProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="full",
+        downsample_rate="1/2",
+        chat_template=MISTRAL_TEMPLATE,
+    )
+    return _save(Granite4VisionForConditionalGeneration(config), processor, folder)
+
+
+def ovis2(folder: Path) -> Path:
+    """Ovis2: an image is words of a visual vocabulary, tile by tile, with a mark behind each; another placeholder."""
+    marks = ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<IMG_ATOM>", *marks]
+    tokenizer = _tokenizer(special, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    config = Ovis2Config(
+        vision_config={**TOWER, "vocab_size": 32, "hidden_stride": 2},
+        text_config=Qwen2Config(**_text_of(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=tokenizer.convert_tokens_to_ids(marks),
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+    )
+    images = Ovis2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
+    processor = Ovis2Processor(images, tokenizer, image_seq_length=4, chat_template=ONEVISION_TEMPLATE)
+    return _save(Ovis2ForConditionalGeneration(config), processor, folder)
+
+
 def internvl(folder: Path) -> Path:
     """InternVL: up to four tiles of 4 tokens, and one of the whole."""
     named = {
@@ -557,6 +613,8 @@ FAMILIES = {
         qwen3_5_moe,
         llava_next,
         llava_onevision,
+        granite4_vision,
+        ovis2,
         internvl,
         gemma3,
         gemma4,

@@ -90,6 +90,13 @@ def self_attention(vlm: VisionLanguageModel) -> dict[int, nn.Module]:
     return found
 
 
+def token_states(output: Any) -> torch.Tensor:
+    """(b, t, h): the hidden states that a decoder layer gives; the mean of those that it keeps side by side, as Gemma
+    3n's layers do: (k, b, t, h)."""
+    states = output[0] if isinstance(output, tuple) else output
+    return states.mean(0) if states.ndim == 4 else states
+
+
 def _function(functions: Any, base: str, module: nn.Module) -> Any:
     """The attention function of an implementation; "eager" is a function of the model's own file."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lifelong.measure.attention import packed, self_attention, watching
+from lifelong.measure.attention import packed, self_attention, token_states, watching
 from lifelong.models.encode import Batch
 from lifelong.models.load import VisionLanguageModel
 
@@ -107,7 +107,7 @@ def cross_modal(
                 found.weights[sample] = mean[: images[sample]]
 
     def after_first(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        found.states = (output[0] if isinstance(output, tuple) else output).detach()
+        found.states = token_states(output).detach()
 
     layers = frozenset(looking if alignment else [first])
     with ExitStack() as stack:

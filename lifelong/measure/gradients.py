@@ -78,7 +78,7 @@ def _watched(name: str, module: Any, tape: Tape, take: Take) -> Callable[[torch.
         h = linear(x.to(a.dtype), a)
         y = plus(module.base_layer(x), h, b, scale)
         if h.requires_grad:
-            if h.ndim != 3:
+            if h.ndim < 3:
                 raise ModelError(
                     f"the adapted layer {name} sees the tokens of all samples in one row, as a mixture of experts "
                     "has it, so no sample's gradient can be told; leave it out with lora.targets"
@@ -105,7 +105,10 @@ def plus(y: torch.Tensor, h: torch.Tensor, b: torch.Tensor, scale: float) -> tor
 
 
 def _summed_outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(b, m · n) float32: for each sample Σ_t left_t right_tᵀ, of (b, t, m) and (b, t, n)."""
+    """(b, m · n) float32: for each sample Σ_t left_t right_tᵀ, of (b, t, m) and (b, t, n).
+
+    Either may have one more dimension before its last (DeepSeek's latent keys have one head): it is summed over too.
+    """
     if left.dtype != right.dtype:
         left, right = left.float(), right.float()
-    return torch.bmm(left.transpose(1, 2), right).flatten(1).float()
+    return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2)).flatten(1).float()

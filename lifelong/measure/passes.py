@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lifelong.measure.answers import mean_by_sample, token_signals
-from lifelong.measure.attention import self_attention
+from lifelong.measure.attention import self_attention, token_states
 from lifelong.measure.crossmodal import cross_modal
 from lifelong.measure.gradients import recording
 from lifelong.measure.projectors import NormsOnly, Projector
@@ -76,8 +76,8 @@ def predictions(
 def narrowed(modules: Sequence[torch.nn.Module], wanted: torch.Tensor) -> Iterator[None]:
     """Have modules that work on each position by itself do so at the `wanted` (b, t) ones only.
 
-    Their output is zero elsewhere. What they see still has a row for each sample. Where nearly all are wanted, all
-    are worked on.
+    Their output is one elsewhere: at zero, the norms of some models (Gemma 3n's) have no gradient. What they see still
+    has a row for each sample. Where nearly all are wanted, all are worked on.
     """
     width = int(wanted.sum(1).max())
     if width > NARROW_SHARE * wanted.shape[1]:
@@ -100,7 +100,7 @@ def narrowed(modules: Sequence[torch.nn.Module], wanted: torch.Tensor) -> Iterat
         return taken.view(len(wanted), width, states.shape[-1]), *args[1:]
 
     def after(_: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        full = output.new_zeros(wanted.numel(), output.shape[-1])
+        full = (~wanted).flatten()[:, None].to(output.dtype).repeat(1, output.shape[-1])
         full = full.index_add(0, positions, (output * counts[..., None]).flatten(0, 1))
         return full.view(*wanted.shape, output.shape[-1])
 
@@ -204,7 +204,7 @@ def pooling(vlm: VisionLanguageModel, layer: int | None, batch: Batch) -> Iterat
     caught: list[torch.Tensor] = []
 
     def after_layer(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        states = output[0] if isinstance(output, tuple) else output
+        states = token_states(output)
         visible = batch.inputs["attention_mask"][..., None].float()
         caught.append((states.detach().float() * visible).sum(1) / visible.sum(1))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 _NAME = re.compile(r"\w*(image|img|vision|video|audio|patch|tile)\w*_token|[be]o[ia]_token")
+_THOUGHT = ("enable_thinking", "thinking")
+"""What templates call the choice of a thought before the answer (Qwen's and GLM's; Kimi's and DeepSeek's)."""
 _MARK = re.compile(r"[<\[].*(image|img|vision|video|audio|row_\d+_col_\d+).*[>\]]", re.IGNORECASE | re.DOTALL)
 
 
@@ -120,8 +122,9 @@ class Encoder:
         marks = sorted(self._image_tokens | _marks_of(processor), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, marks)))
         # Of templates that can ask for a thought first, the prompt that asks for the answer.
-        asks = "enable_thinking" in str(processor.chat_template)
-        self._options: dict[str, Any] = {"enable_thinking": False} if asks else {}
+        asks = [name for name in _THOUGHT if re.search(rf"\b{name}\b", str(processor.chat_template))]
+        self._options: dict[str, Any] = dict.fromkeys(asks, False)
+        self._start = self._put_in_front()
         self.closing = self._closing()
 
     def training(self, conversations: Sequence[Conversation]) -> Batch:
@@ -152,6 +155,20 @@ class Encoder:
         features, _ = self._process(texts, conversations, side="left")
         features.pop("offset_mapping")
         return features
+
+    def _put_in_front(self) -> str:
+        """The token that the processor puts before a text that does not start with it (Molmo2's), or "" for none."""
+        for token in ("", self.tokenizer.bos_token, self.tokenizer.eos_token):
+            if token is not None:
+                try:
+                    found = self.processor(
+                        text=[f"{token}a"], add_special_tokens=not token, return_offsets_mapping=True
+                    )
+                except (TypeError, ValueError, AttributeError):  # it does not take words alone
+                    return ""
+                if max(end for _, end in found["offset_mapping"][0]) == len(token) + 1:
+                    return token
+        return ""
 
     def _closing(self) -> int | None:
         """The special token that the template puts behind an answer; None where it puts none (LLaVA-1.5's).
@@ -244,9 +261,10 @@ class Encoder:
         from jinja2 import TemplateError
 
         try:
-            return self.processor.apply_chat_template(
+            text = self.processor.apply_chat_template(
                 turns, add_generation_prompt=prompt, tokenize=False, **self._options
             )
+            return text if text.startswith(self._start) else self._start + text
         except (TemplateError, TypeError) as error:
             raise InputError(f"the model's chat template refuses the conversation: {error}") from error
 
@@ -277,8 +295,13 @@ class Encoder:
                         "the token may not be written out in a message"
                     )
         images = [list(c.images) for c in conversations]
-        bos = self.tokenizer.bos_token
-        options: dict[str, Any] = {"return_text_replacement_offsets": True} if any(images) else {}
+        bos = self._start or self.tokenizer.bos_token
+        # Ovis2's processor reads its image processor's arrays as tensors.
+        options: dict[str, Any] = (
+            {"return_text_replacement_offsets": True, "images_kwargs": {"return_tensors": "pt"}}
+            if any(images)
+            else {}
+        )
         if bos and texts[0].startswith(bos):
             options["add_special_tokens"] = False
         raw = self.processor(
@@ -295,7 +318,8 @@ class Encoder:
             if int(offsets.max()) > _expanded(len(text), record):
                 raise ModelError(
                     f"{type(self.processor).__name__} adds more to the text of the chat template than it tells of, "
-                    "so the answers cannot be found in it"
+                    "so the answers cannot be found in it; take a model whose processor keeps a record of what it puts "
+                    "in (return_text_replacement_offsets)"
                 )
         longest = int(features["attention_mask"].sum(1).max())
         if longest > self.max_length:
@@ -307,10 +331,10 @@ def _marks_of(processor: Any) -> set[str]:
     """Tokens that a processor and its tokenizer keep for images, video and sound, or for what stands around them."""
     tokenizer = processor.tokenizer
     named = {**tokenizer.special_tokens_map, **vars(processor)}
-    marks = {
-        str(token) for name, token in named.items() if _NAME.fullmatch(name) and not isinstance(token, int)
-    }
-    marks |= {str(token) for token in tokenizer.added_tokens_decoder.values() if _MARK.fullmatch(str(token))}
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    # Aya Vision's tile_token is the word "TILE", which is no token.
+    marks = {str(token) for name, token in named.items() if _NAME.fullmatch(name)} & added
+    marks |= {token for token in added if _MARK.fullmatch(token)}
     return marks - {
         "",
         "None",

@@ -35,6 +35,8 @@ class VisionLanguageModel:
     """The language model's layers, first to last."""
     head: Any
     """hidden state → logits over the vocabulary."""
+    scale: float = 1.0
+    """What the model multiplies the logits of its head by."""
     last_layer: dict[str, nn.Module] = field(init=False, repr=False)
     """The modules of the last decoder layer by their name within it: walking them takes as long as some layers."""
 
@@ -47,8 +49,11 @@ class VisionLanguageModel:
         return int(self.head.weight.shape[0])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(n, h) hidden states → (n, vocabulary) logits, with the cap that Gemma-like models put on them."""
+        """(n, h) hidden states → (n, vocabulary) logits, with the scale that Granite-like models and the cap that
+        Gemma-like ones put on them."""
         logits = self.head(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -126,7 +131,6 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
             does not fit it.
     """
     from peft import LoraConfig as PeftLora
-    from peft import get_peft_model
 
     with quiet():
         base, processor = load_base(config)
@@ -137,16 +141,15 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
         # peft asks transformers for a property that transformers has renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         torch.manual_seed(seed)
-        model = get_peft_model(
-            base,
-            PeftLora(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=targets,
-                modules_to_save=list(lora.trained) or None,
-            ),
+        adapter = PeftLora(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            modules_to_save=list(lora.trained) or None,
         )
+        model = _with_adapter(base, adapter)
+    _keep_statistics(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -167,12 +170,48 @@ def load(config: ModelConfig, lora: LoraConfig, seed: int) -> VisionLanguageMode
     return vlm
 
 
-@torch.no_grad()
-def _check_logits(vlm: VisionLanguageModel) -> None:
-    """Compare the model's logits of a few tokens with those that measuring and training make of its head.
+def _with_adapter(base: Any, adapter: Any) -> Any:
+    """The peft model around a transformers model.
 
     Raises:
-        InputError: the model does more to them, as those that scale them do.
+        InputError: peft takes the names of linear layers for those of experts, as in families whose experts were linear
+            layers once (GLM-4.5V).
+    """
+    from peft import get_peft_model
+
+    try:
+        model = get_peft_model(base, adapter)
+        fault = "it would put it on experts, too" if model.peft_config["default"].target_parameters else ""
+    except ValueError as error:
+        fault = first_line(error).rstrip(".")
+    if fault:
+        raise InputError(
+            f"peft cannot put the adapter on the linear layers of {type(base).__name__} alone: {fault}; name layers "
+            "outside its experts in lora.targets, such as q_proj and v_proj"
+        )
+    return model
+
+
+def _keep_statistics(model: nn.Module) -> None:
+    """Have frozen batch normalisation (of FastVLM's tower) keep its statistics, also in training: they are no part of
+    the adapter, and would tie a sample to its batch mates."""
+    for module in model.modules():
+        trained = any(weight.requires_grad for weight in module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not trained:
+            module.register_forward_pre_hook(_evaluate)
+
+
+def _evaluate(module: nn.Module, _: Any) -> None:
+    module.eval()
+
+
+@torch.no_grad()
+def _check_logits(vlm: VisionLanguageModel) -> None:
+    """Compare the model's logits of a few tokens with those that measuring and training make of its head; a scale that
+    the model puts on them is theirs from here on.
+
+    Raises:
+        InputError: the model does more to them.
     """
     heard: list[torch.Tensor] = []
     words = vlm.encoder.tokenizer("a b c", add_special_tokens=False)["input_ids"]
@@ -184,12 +223,21 @@ def _check_logits(vlm: VisionLanguageModel) -> None:
     finally:
         handle.remove()
     made = vlm.logits(heard[0]) if heard else told.new_zeros(0)
+    if made.shape == told.shape:
+        vlm.scale = _ratio(told, made)
+        made = vlm.logits(heard[0])
     # More than rounding; of a model that has diverged, nothing is said here.
-    if made.shape != told.shape or (made - told).abs().max() > 0.01 * made.abs().max():
+    if made.shape != told.shape or (made - told).abs().max() > 0.01 * told.abs().max():
         raise InputError(
             f"{type(vlm.model.get_base_model()).__name__} changes the logits that its head gives in a way that is "
             "not known here, so what it thinks of an answer cannot be measured"
         )
+
+
+def _ratio(told: torch.Tensor, made: torch.Tensor) -> float:
+    """By what `made` is to be multiplied to come closest to `told`; 1 where that is mere rounding."""
+    ratio = float((told.double() * made.double()).sum() / made.double().square().sum())
+    return ratio if abs(ratio - 1.0) > 0.01 else 1.0
 
 
 def _ask_for_the_same_bits() -> None:
@@ -235,13 +283,22 @@ def load_base(config: ModelConfig) -> tuple[Any, Any]:
             config.path, dtype=config.dtype, attn_implementation=config.attention, **options
         )
     except (OSError, ValueError, ImportError, KeyError, UnpicklingError, SafetensorError) as error:
-        told = f"{first_line(error).rstrip('.')}; give a local folder or a hub name that can be reached"
+        told = f"{first_line(error).rstrip('.')}; {_mended(error)}"
         if Path(config.path).is_absolute() and not Path(config.path).exists():
             told = "there is no such folder; put it back, or say where it lies (--model, or model.path)"
         raise InputError(
             f"model {config.path!r} cannot be loaded as an image-text-to-text model: {told}"
         ) from error
     return model, processor
+
+
+def _mended(error: BaseException) -> str:
+    """What to do about a model that cannot be loaded."""
+    if 'attn_implementation="eager"' in str(error):
+        return "set model.attention to eager"
+    if isinstance(error, ImportError):
+        return "install what it needs"
+    return "give a local folder or a hub name that can be reached"
 
 
 def _decoder(model: Any) -> tuple[str, nn.ModuleList]:
@@ -251,9 +308,9 @@ def _decoder(model: Any) -> tuple[str, nn.ModuleList]:
         raise InputError(
             f"{kind} has an encoder and a decoder; only models that read all in one sequence are known"
         )
-    decoder = model.get_decoder()
+    decoder = _holds_layers(model)
     for name, module in model.named_modules():
-        if module is decoder and isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        if module is decoder:
             if any(hasattr(layer, "cross_attn") for layer in decoder.layers):
                 raise InputError(
                     f"{kind} looks at images by cross-attention; only models with them among their tokens are known"
@@ -262,13 +319,24 @@ def _decoder(model: Any) -> tuple[str, nn.ModuleList]:
     raise InputError(f"{kind}: no decoder with a list of layers was found in it")
 
 
+def _holds_layers(model: Any) -> Any:
+    """The part of a model's decoder that has its layers: the decoder itself, or one inside (Llama 4's has a head)."""
+    decoder = model.get_decoder()
+    parts = [decoder] if decoder is model else decoder.modules()
+    return next((part for part in parts if isinstance(getattr(part, "layers", None), nn.ModuleList)), None)
+
+
 def _targets(model: nn.Module, decoder: str, names: tuple[str, ...]) -> str:
     """A regular expression for the linear layers of the decoder that get an adapter."""
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.get_submodule(decoder).layers.named_modules()
+    layers = model.get_submodule(decoder).layers
+    found = [
+        (name.rsplit(".", 1)[-1], type(module).__module__)
+        for name, module in layers.named_modules()
         if isinstance(module, nn.Linear)
-    }
+    ]
+    # A linear layer of the family's own making gives something else (Llama 4's router two tensors).
+    own = {name for name, place in found if place == type(layers[0]).__module__}
+    linear = {name for name, _ in found} - own
     unknown = sorted(set(names) - linear)
     if unknown:
         raise InputError(

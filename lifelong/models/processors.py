@@ -13,9 +13,15 @@ def image_only(processor_class: type) -> type:
     """
     from transformers import ProcessorMixin
 
+    # Last in most classes, first in LLaVA-NeXT-Video's.
+    parts = processor_class.get_attributes()
+    place = parts.index("video_processor")
+
     class WithoutVideo(ProcessorMixin):  # type: ignore[misc]
         def __init__(self, *args: Any, video_processor: None = None, **kwargs: Any) -> None:
-            # Gemma 4 names it, the others give it by its place, where it is left over.
+            # Gemma 4 names it, the others give it by its place.
+            if len(args) == len(parts):
+                args = args[:place] + args[place + 1 :]
             super().__init__(*args, **kwargs)
 
     class ImageOnly(processor_class, WithoutVideo):  # type: ignore[misc, valid-type]
@@ -31,8 +37,8 @@ def image_only(processor_class: type) -> type:
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            # These classes take (image_processor, tokenizer, video_processor).
-            return [*super()._get_arguments_from_pretrained(*args, **kwargs), None]
+            found = super()._get_arguments_from_pretrained(*args, **kwargs)
+            return [*found[:place], None, *found[place:]]
 
     # The saved configuration must name the real class, so that any other library can load it.
     ImageOnly.__name__ = ImageOnly.__qualname__ = processor_class.__name__
@@ -46,6 +52,7 @@ def load_processor(name_or_path: str, **options: Any) -> Any:
 
     Raises:
         OSError, ValueError: as `AutoProcessor` does, when there is no processor at `name_or_path`.
+        ImportError: the processor cannot do without its video part.
     """
     import transformers
     from transformers import AutoConfig, AutoProcessor
@@ -62,4 +69,10 @@ def load_processor(name_or_path: str, **options: Any) -> Any:
         except (OSError, ValueError) as error:
             if "video" not in str(error):
                 raise
-    return image_only(processor_class).from_pretrained(name_or_path, **options)
+    try:
+        return image_only(processor_class).from_pretrained(name_or_path, **options)
+    except AttributeError as error:
+        raise ImportError(
+            f"{processor_class.__name__} reads its settings from its video part, which needs torchvision ({error}); "
+            "install torchvision"
+        ) from error

@@ -11,6 +11,7 @@ import torch
 import trl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import LlavaProcessor
 
 from lifelong.errors import InputError
 from lifelong.models.encode import Batch, Conversation, Encoder
@@ -250,6 +251,51 @@ def test_the_space_before_an_answer_may_be_the_prompts(
     conversation = chat(f"{IMAGE}what?", "blue", "and?", "red")
     batch = encoder.training([conversation])
     assert decoded(vlm, batch, batch.answer) == [answers_of("llava", conversation)]
+
+
+def test_the_token_that_a_processor_puts_in_front_is_no_part_of_an_answer(
+    model_folders: dict[str, Path], load_tiny: Loader
+) -> None:
+    class Leading(LlavaProcessor):
+        """As Molmo2's."""
+
+        def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
+            led = [each if each.startswith("<s>") else f"<s>{each}" for each in text]
+            return super().__call__(images=images, text=led, **options)
+
+    vlm = load_tiny("llava")
+    processor = load_processor(str(model_folders["llava"]))
+    processor.__class__ = Leading
+    encoder = Encoder(processor, vlm.encoder.image_token_id, vlm.encoder.max_length)
+    conversations = [chat(f"{IMAGE}what?", "blue", "and?", "red"), chat("say", "it")]
+    batch = encoder.training(conversations)
+    assert decoded(vlm, batch, batch.answer) == [answers_of("llava", each) for each in conversations]
+    for conversation in conversations:
+        ids = encoder.prompts([conversation.prompt()])["input_ids"][0].tolist()
+        assert ids[0] == vlm.encoder.tokenizer.bos_token_id
+        assert ids.count(ids[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
+def test_a_template_is_asked_for_the_answer_without_a_thought(
+    name: str, model_folders: dict[str, Path], load_tiny: Loader
+) -> None:
+    vlm = load_tiny("llava")
+    thought = f"{{% if {name} is defined and not {name} %}}<think></think>{{% else %}}<think>{{% endif %}}"
+    template = LLAVA_TEMPLATE.replace("ASSISTANT: {%", "ASSISTANT:<think></think> {%")
+    template = template.replace("ASSISTANT:{% endif %}", f"ASSISTANT:{thought}{{% endif %}}")
+    encoder = encoder_with(template, "llava", model_folders, vlm)
+    conversation = chat(f"{IMAGE}what?", "blue", "and?", "red")
+    batch = encoder.training([conversation])
+    assert decoded(vlm, batch, batch.answer) == [answers_of("llava", conversation)]
+
+
+def test_a_word_that_is_no_token_may_be_written(model_folders: dict[str, Path], load_tiny: Loader) -> None:
+    vlm = load_tiny("llava")
+    processor = load_processor(str(model_folders["llava"]))
+    processor.tile_token = "TILE"  # Aya Vision's
+    encoder = Encoder(processor, vlm.encoder.image_token_id, vlm.encoder.max_length)
+    assert encoder.training([chat(f"{IMAGE}is it a TILE?", "a TILE")]).answer.any()
 
 
 def test_a_processor_without_chat_template_is_refused(

@@ -20,7 +20,17 @@ from lifelong.training.train import answer_loss
 from tests.conftest import IMAGE, assert_close, chat, disturb, one_at_a_time
 from tests.tiny_models import build
 
-FAMILIES = ("qwen3_vl", "qwen3_5", "llava_next", "llava_onevision", "internvl", "gemma3", "gemma4")
+FAMILIES = (
+    "qwen3_vl",
+    "qwen3_5",
+    "llava_next",
+    "llava_onevision",
+    "granite4_vision",
+    "ovis2",
+    "internvl",
+    "gemma3",
+    "gemma4",
+)
 CLOSED = ("<|im_end|>", "</s>", "<end_of_turn>", "<turn|>")
 
 

@@ -6,6 +6,8 @@ import weakref
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from lifelong.measure.answers import token_signals
 from lifelong.measure.gradients import recording
@@ -53,6 +55,22 @@ def test_of_a_fresh_adapter(family: str, load_tiny: Loader) -> None:
         else:
             assert expected[name].norm(dim=1).min() > 0
             assert_close(found[name], expected[name], 1e-4)
+
+
+def test_tokens_may_have_a_dimension_of_heads() -> None:
+    """DeepSeek's latent keys have one of one head: (b, 1, t, r)."""
+    model = get_peft_model(nn.Sequential(nn.Linear(3, 5)), LoraConfig(r=2, target_modules=["0"]))
+    layer = model.get_base_model()[0]
+    layer.lora_B["default"].weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    states = torch.randn(2, 1, 4, 3, generator=torch.Generator().manual_seed(1))
+    found: dict[str, torch.Tensor] = {}
+    with recording(None, {"l": layer}, found.__setitem__) as tape, torch.enable_grad():
+        output = layer(states)
+        tape.backward(output, torch.ones_like(output))
+    for row, state in enumerate(states):
+        weights = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        for name, gradient in zip("AB", torch.autograd.grad(layer(state).sum(), weights), strict=True):
+            assert_close(found[f"l.{name}"][row][None], gradient.flatten()[None], 1e-5)
 
 
 @pytest.mark.parametrize("layers", [(1,), (0, 1, 2)], ids=str)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig as PeftLora
 from peft import PeftModel
 from torch import nn
 from transformers import (
@@ -18,14 +21,23 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaForConditionalGeneration,
+    LlavaNextVideoProcessor,
     Qwen2_5_VLProcessor,
 )
 
 from lifelong.config import LoraConfig, ModelConfig
 from lifelong.errors import InputError
-from lifelong.models.load import VisionLanguageModel, load
+from lifelong.models.load import (
+    VisionLanguageModel,
+    _decoder,
+    _keep_statistics,
+    _targets,
+    _with_adapter,
+    load,
+    load_base,
+)
 from lifelong.models.processors import image_only, load_processor
-from tests.conftest import Loader, disturb, mixed
+from tests.conftest import Loader, assert_close, disturb, mixed
 
 
 def trainable(vlm: VisionLanguageModel) -> dict[str, torch.Tensor]:
@@ -150,19 +162,36 @@ def test_head_gives_the_models_logits(vlm: VisionLanguageModel) -> None:
     assert vlm.vocabulary == logits.shape[-1]
 
 
+def change_logits(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Have LLaVA do something to the logits of its head."""
+    forward = LlavaForConditionalGeneration.forward
+
+    def changed(self: LlavaForConditionalGeneration, **inputs: Any) -> Any:
+        output = forward(self, **inputs)
+        output.logits = change(output.logits)
+        return output
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "forward", changed)
+
+
 def test_a_model_that_changes_its_heads_logits_is_refused(
     load_tiny: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = LlavaForConditionalGeneration.forward
-
-    def scaled(self: LlavaForConditionalGeneration, **inputs: Any) -> Any:
-        output = forward(self, **inputs)
-        output.logits = output.logits / 8
-        return output
-
-    monkeypatch.setattr(LlavaForConditionalGeneration, "forward", scaled)
+    change_logits(monkeypatch, torch.square)
     with pytest.raises(InputError, match="changes the logits that its head gives"):
         load_tiny("llava")
+
+
+@torch.no_grad()
+def test_the_scale_that_a_model_puts_on_its_logits_is_found(
+    load_tiny: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_logits(monkeypatch, lambda logits: logits / 8)
+    vlm = load_tiny("llava")
+    inputs = vlm.encoder.training(mixed()[:3]).inputs
+    caught: list[torch.Tensor] = []
+    vlm.head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    assert_close(vlm.model(**inputs).logits, vlm.logits(caught[0]), 1e-5)
 
 
 def test_a_model_that_tells_of_no_head_is_refused(load_tiny: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +221,122 @@ def test_a_processor_that_asks_its_video_part_renders_without_it(model_folders: 
     )
     messages = mixed()[0].messages
     assert asking.apply_chat_template(messages) == whole.apply_chat_template(messages)
+
+
+def test_a_processor_may_take_its_video_part_first(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    whole = load_processor(str(model_folders["llava"]))
+    first = image_only(LlavaNextVideoProcessor)
+    made = first(None, whole.image_processor, whole.tokenizer, chat_template=whole.chat_template)
+    made.save_pretrained(tmp_path)
+    read = first.from_pretrained(tmp_path)
+    assert read.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    assert read.image_processor.to_dict() == whole.image_processor.to_dict()
+    messages = mixed()[0].messages
+    assert read.apply_chat_template(messages) == whole.apply_chat_template(messages)
+
+
+def test_a_processor_that_cannot_do_without_its_video_part_is_refused(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asking(Qwen2_5_VLProcessor):
+        """As MiniCPM-V's does."""
+
+        def __init__(
+            self, image_processor: Any, tokenizer: Any, video_processor: Any, chat_template: Any = None
+        ) -> None:
+            super().__init__(image_processor, tokenizer, video_processor, chat_template)
+            self.frames = self.video_processor.num_frames
+
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
+    monkeypatch.setattr("transformers.Qwen2_5_VLProcessor", Asking)
+    with pytest.raises(
+        InputError, match=r"Asking reads its settings from its video part.*install torchvision"
+    ):
+        load(ModelConfig(path=str(model_folders["qwen2_5_vl"]), device="cpu"), LoraConfig(), 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ImportError("\nIt requires torchvision.\nSee"),
+            "model: It requires torchvision; install what it needs",
+        ),
+        (ValueError('No sdpa. Load it with `attn_implementation="eager"`'), "set model.attention to eager"),
+    ],
+)
+def test_what_to_do_about_a_model_that_cannot_be_loaded(
+    error: Exception, told: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("lifelong.models.load.load_processor", fail)
+    with pytest.raises(InputError, match=re.escape(told)):
+        load(ModelConfig(path=str(model_folders["llava"]), device="cpu"), LoraConfig(), 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_an_adapter_that_peft_would_put_on_experts_is_an_input_error(
+    dropout: float, model_folders: dict[str, Path]
+) -> None:
+    """As it does on GLM-4.5V, of whose type this LLaVA says it is."""
+    base, _ = load_base(ModelConfig(path=str(model_folders["llava"])))
+    base.config.model_type = "glm4v_moe"
+    for part in base.model.language_model.layers:
+        part.mlp.experts = nn.Module()
+        part.mlp.experts.gate_up_proj = nn.Parameter(torch.zeros(2, 8, 4))
+    adapter = PeftLora(target_modules=r".*\.(q_proj|gate_proj|up_proj)", lora_dropout=dropout)
+    with pytest.raises(InputError, match=r"alone: .*; name layers outside its experts in lora\.targets"):
+        _with_adapter(base, adapter)
+
+
+class Router(nn.Linear):
+    """As Llama 4's: its output is no tensor."""
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.q_proj = Router(2, 2), nn.Linear(2, 2)
+
+
+class Headed(nn.Module):
+    """A model whose decoder has a head of its own, as Llama 4's."""
+
+    config = SimpleNamespace(is_encoder_decoder=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.language_model = nn.Module()
+        self.language_model.model = nn.Module()
+        self.language_model.model.layers = nn.ModuleList([Layer()])
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model
+
+
+def test_layers_are_found_inside_the_decoder() -> None:
+    model = Headed()
+    assert _decoder(model) == ("language_model.model", model.language_model.model.layers)
+
+
+def test_linear_layers_of_a_familys_own_making_are_not_adapted() -> None:
+    assert _targets(Headed(), "language_model.model", ()).endswith("(q_proj)")
+    with pytest.raises(InputError, match=r"no linear layer named router; it has q_proj"):
+        _targets(Headed(), "language_model.model", ("router",))
+
+
+def test_frozen_batch_normalisation_keeps_its_statistics() -> None:
+    frozen, trained = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    model = nn.Sequential(frozen.requires_grad_(False), trained)
+    _keep_statistics(model)
+    batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    alone = model.eval()[0](batch)[:1]
+    model.train()(batch)
+    assert (frozen.running_mean == 0).all()
+    assert (trained.running_mean != 0).all()
+    assert model.train()[0](batch)[:1].equal(alone)
 
 
 def test_dtype_and_longest_sample_are_those_asked_for(model_folders: dict[str, Path], family: str) -> None:

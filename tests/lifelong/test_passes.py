@@ -6,7 +6,17 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from lifelong.measure.passes import AlonePass, AnswerPass, Arrays, BlindPass, Pass, ReadPass, answer_nll
+from lifelong.measure.attention import token_states
+from lifelong.measure.passes import (
+    AlonePass,
+    AnswerPass,
+    Arrays,
+    BlindPass,
+    Pass,
+    ReadPass,
+    answer_nll,
+    narrowed,
+)
 from lifelong.measure.projectors import CountSketch, NormsOnly
 from lifelong.models.encode import Batch, Conversation
 from lifelong.models.load import VisionLanguageModel
@@ -199,3 +209,24 @@ def test_read_pass_counts_tokens_without_the_model(vlm: VisionLanguageModel) -> 
     assert found.keys() == {"answer_tokens", "tokens"}
     for name, values in found.items():
         np.testing.assert_array_equal(values, expected[name])
+
+
+def test_positions_that_are_left_out_have_a_gradient() -> None:
+    """Gemma 3n takes the length of padding's states, whose gradient is infinite at zero."""
+    layer = torch.nn.Linear(3, 3, bias=False)
+    states = torch.zeros(1, 8, 3)
+    states[0, 0] = 1.0
+    states.requires_grad_()
+    wanted = torch.zeros(1, 8, dtype=torch.bool)
+    wanted[0, 0] = True
+    with narrowed([layer], wanted):
+        lengths = (states + layer(states)).square().mean(-1).sqrt()
+    (gradient,) = torch.autograd.grad(lengths[wanted].sum(), states)
+    assert gradient.isfinite().all()
+    assert (gradient[~wanted] == 0).all()
+
+
+def test_states_that_a_layer_keeps_side_by_side_count_alike() -> None:
+    states = torch.arange(24.0).view(2, 1, 4, 3)
+    assert token_states((states,)).equal(states[0] + 6)
+    assert token_states(states[0]).equal(states[0])
