@@ -200,7 +200,7 @@ class Run(Steering):
             for feed in stream.datasets[:until]:
                 fed = next((each for each in stores.pool.datasets() if each.name == feed.name), None)
                 if fed is not None:
-                    self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}{_elsewhere(fed, feed)}")
+                    self.progress.say(f"{feed.name}: fed at timestep {fed.timestep}{_known_name(fed, feed)}")
                     continue
                 try:
                     self._timestep(stores, self._arrive(stores, feed))
@@ -411,7 +411,7 @@ class Run(Steering):
         settle(stores)
 
 
-def _elsewhere(fed: DatasetRow, feed: Feed) -> str:
+def _known_name(fed: DatasetRow, feed: Feed) -> str:
     """What a stream's reader should know of a dataset whose name was fed."""
     if fed.source == feed.train:
         return ", nothing to do"

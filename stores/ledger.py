@@ -81,7 +81,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One cell of the skill matrix. stderr: of the value, NaN if unknown; n: evaluation samples."""
+    """One cell of the skill matrix: a skill's mean score after a timestep. stderr: its standard error, NaN if unknown
+    (n = 1); n: evaluation samples."""
 
     timestep: int
     skill: str

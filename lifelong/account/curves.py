@@ -14,7 +14,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lifelong.context import Stores
+    from stores.ledger import Evaluation
 
 FloatArray = NDArray[np.float64]
 
@@ -127,18 +128,6 @@ def _arrivals(introduced: FloatArray) -> Iterator[tuple[int, int]]:
     """(index of the skill, timestep that brought it) for the skills that have arrived."""
     for skill in np.flatnonzero(~np.isnan(introduced)):
         yield int(skill), int(introduced[skill])
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One skill evaluated after one timestep: mean score, its standard error (NaN if n = 1), eval samples."""
-
-    timestep: int
-    skill: str
-    metric: str
-    value: float
-    stderr: float
-    n: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -346,9 +335,9 @@ class Curves:
         return {skill: _number(value) for skill, value in zip(self.skills, values, strict=True)}
 
 
-def curves_of(stores: Stores) -> Curves:
-    """The skill matrix of an opened run."""
-    rows = [Evaluation(**asdict(row)) for row in stores.ledger.evaluations()]
+def curves_of(stores: Stores, until: int | None = None) -> Curves:
+    """The skill matrix of an opened run. until: the last timestep of it; None: all that is on record."""
+    rows = [row for row in stores.ledger.evaluations() if until is None or row.timestep <= until]
     introduced = {s.name: s.timestep for s in stores.evals.skills() if s.timestep is not None}
     return Curves.from_rows(rows, introduced)
 

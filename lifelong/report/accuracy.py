@@ -140,21 +140,22 @@ def _with_unit(text: str, unit: str) -> str:
 def drawing(runs: Mapping[str, Curves]) -> dict[str, Any]:
     """What the page's script draws: per skill the lines of each run, and each run's average accuracy over the skills
     seen so far (value) and over all that are tested (all)."""
-    skills = list(dict.fromkeys(skill for curves in runs.values() for skill in curves.skills))
+    told = {label: curves.to_dict() for label, curves in runs.items()}
+    skills = list(dict.fromkeys(skill for values in told.values() for skill in values["skills"]))
     return {
-        "skills": [{"name": skill, "runs": _lines(runs, skill)} for skill in skills],
+        "skills": [{"name": skill, "runs": _lines(told, skill)} for skill in skills],
         "average": [
             {"run": label, "value": values["average_accuracy"], "all": values["average_accuracy_all"]}
-            for label, values in ((label, curves.to_dict()) for label, curves in runs.items())
+            for label, values in told.items()
         ],
     }
 
 
-def _lines(runs: Mapping[str, Curves], skill: str) -> list[dict[str, Any]]:
+def _lines(told: Mapping[str, dict[str, Any]], skill: str) -> list[dict[str, Any]]:
     lines = []
-    for label, curves in runs.items():
-        if skill in curves.skills:
-            values, s = curves.to_dict(), curves.skills.index(skill)
+    for label, values in told.items():
+        if skill in values["skills"]:
+            s = values["skills"].index(skill)
             columns = {name: [row[s] for row in values[name]] for name in ("R", "stderr")}
             lines.append({"run": label, "introduced": values["introduced"][skill], **columns})
     return lines

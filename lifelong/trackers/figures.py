@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lifelong.account.curves import Curves, Evaluation, backward_transfer, forgetting
+from lifelong.account.curves import backward_transfer, curves_of, forgetting
 
 if TYPE_CHECKING:
     from lifelong.context import Stores
@@ -26,10 +25,7 @@ def figures(stores: Stores) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {t: _of_phases(stores, t) for t in finished}
     if not finished:
         return found
-    last = finished[-1]
-    rows = [Evaluation(**asdict(row)) for row in ledger.evaluations() if row.timestep <= last]
-    arrived = {skill.name: skill.timestep for skill in stores.evals.skills() if skill.timestep is not None}
-    curves = Curves.from_rows(rows, arrived)
+    curves = curves_of(stores, finished[-1])
     lost, gained = forgetting(curves.R), backward_transfer(curves.R, curves.introduced)
     for timestep in range(len(curves.R)):
         values = found.setdefault(timestep, {})

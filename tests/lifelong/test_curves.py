@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lifelong.account import curves as c
-from lifelong.account.curves import FORMULAS, Curves, Evaluation
+from lifelong.account.curves import FORMULAS, Curves
 from lifelong.account.plots import plot_curves, sparkline_table
+from stores.ledger import Evaluation
 
 NAN = np.nan
 # Timestep 1 brings skill a, 2 brings b, nothing has brought z; a was not evaluated after timestep 2.

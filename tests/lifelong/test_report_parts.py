@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lifelong.account.curves import Curves, Evaluation
+from lifelong.account.curves import Curves
 from lifelong.account.plots import plot_average, plot_gain, relative_gains
 from lifelong.report.accuracy import drawing, headlines, in_short, skill_rows
 from lifelong.report.decided import Decided
 from lifelong.report.page import ASSETS, _as_script
 from lifelong.report.scores import BINS, distributions
+from stores.ledger import Evaluation
 
 RISING = np.array([[0.0, 0.2], [0.8, 0.3], [0.6, 0.9]])
 NAN = np.nan
